@@ -1,0 +1,20 @@
+"""The classic convolutional networks in Keras: built from blocks, priced, searched, exported."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keras_cnns.zoo import build, list_models
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "build", "list_models"]
+
+_PLACES = {"build": "keras_cnns.zoo", "list_models": "keras_cnns.zoo"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used, so that importing the package costs nothing."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'keras_cnns' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(_PLACES[name]), name)

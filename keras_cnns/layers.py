@@ -1,0 +1,93 @@
+"""The few Keras layers that Keras lacks: serialisable, and the same on every backend."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_cnns")
+class LocalResponseNormalization(keras.layers.Layer):
+    """Divide each channel by a power of the squares of its neighbours: x / (k + alpha * sum)^beta.
+
+    Krizhevsky et al. 2012, section 3.3. `alpha` multiplies the plain sum over `size` channels, as
+    in the paper; Caffe and torch divide theirs by `size` first.
+
+    Args:
+        size: channels in the window, an odd number.
+        alpha: weight of the sum of squares.
+        beta: exponent.
+        k: constant added to the sum, so that it is never zero.
+
+    >>> layer = LocalResponseNormalization(size=5, alpha=1e-4, beta=0.75, k=2.0)
+    >>> float(layer(ops.ones((1, 1, 1, 1)))[0, 0, 0, 0]) == (2 + 1e-4) ** -0.75
+    False
+    >>> abs(float(layer(ops.ones((1, 1, 1, 1)))[0, 0, 0, 0]) - (2 + 1e-4) ** -0.75) < 1e-6
+    True
+    """
+
+    def __init__(
+        self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
+
+    def call(self, inputs: Any) -> Any:
+        """Normalise a feature map (batch, height, width, channels)."""
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            # The native operation, which has no bfloat16 kernel.
+            x = ops.cast(inputs, "float32")
+            x = tf.nn.local_response_normalization(
+                x, depth_radius=self.size // 2, bias=self.k, alpha=self.alpha, beta=self.beta
+            )
+            return ops.cast(x, self.compute_dtype)
+        return self.portable(inputs)
+
+    def portable(self, inputs: Any) -> Any:
+        """Do the same in `keras.ops` alone."""
+        x = ops.cast(inputs, "float32")
+        channels, half = x.shape[-1], self.size // 2
+        squares = ops.pad(ops.square(x), [(0, 0)] * (len(x.shape) - 1) + [(half, half)])
+        total = sum(squares[..., i : i + channels] for i in range(self.size))
+        return ops.cast(x * ops.power(self.k + self.alpha * total, -self.beta), self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return the input's shape."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        own = {"size": self.size, "alpha": self.alpha, "beta": self.beta, "k": self.k}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(package="keras_cnns")
+class PadChannels(keras.layers.Layer):
+    """Add channels of zeros until there are `filters`: (h, w, c) -> (h, w, filters).
+
+    The shortcut "A" of He et al. 2015, section 4.1, widens a feature map without weights. Half of
+    the zeros come before the channels and half after, as in the authors' code.
+
+    >>> PadChannels(filters=8)(ops.ones((1, 2, 2, 4))).shape[-1]
+    8
+    """
+
+    def __init__(self, filters: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.filters = filters
+
+    def call(self, inputs: Any) -> Any:
+        """Pad a feature map (batch, height, width, channels)."""
+        missing = self.filters - inputs.shape[-1]
+        before = missing // 2
+        return ops.pad(inputs, [(0, 0), (0, 0), (0, 0), (before, missing - before)])
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return the input's shape with `filters` channels."""
+        return (*input_shape[:-1], self.filters)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {**super().get_config(), "filters": self.filters}

@@ -1,0 +1,1 @@
+"""One module per paper: its tables as specs, its figures as blocks, its departures in words."""

@@ -1,0 +1,70 @@
+"""AlexNet: Krizhevsky, Sutskever & Hinton 2012, https://doi.org/10.1145/3065386.
+
+Departures from the paper:
+- Images of 227x227: the paper says 224, which its own 55x55 maps do not follow from.
+- He's initialisation; the paper's fixed deviation of 0.01 needs its learning rates by hand.
+- The two halves that ran on two GPUs are the two groups of one convolution.
+"""
+
+from typing import Any, NamedTuple
+
+from keras_cnns.blocks import Top, classifier, conv_norm, pool
+from keras_cnns.spec import Filters, Pool
+from keras_cnns.trace import layers
+
+
+class Row(NamedTuple):
+    """A convolution and what follows it."""
+
+    filters: Filters
+    kernel_size: int
+    strides: int = 1
+    groups: int = 1
+    padding: str = "same"
+    lrn: bool = False
+    pool: bool = False
+
+
+class AlexNet(NamedTuple):
+    """Figure 2 and section 3.5: five convolutions, two hidden dense layers."""
+
+    conv1: Row
+    conv2: Row
+    conv3: Row
+    conv4: Row
+    conv5: Row
+    fc6: Filters = 4096
+    fc7: Filters = 4096
+
+
+ALEXNET = AlexNet(
+    conv1=Row(96, 11, 4, padding="valid", lrn=True, pool=True),
+    conv2=Row(256, 5, groups=2, lrn=True, pool=True),
+    conv3=Row(384, 3),
+    conv4=Row(384, 3, groups=2),
+    conv5=Row(256, 3, groups=2, pool=True),
+)
+
+
+def build(x: Any, spec: AlexNet, top: Top) -> Any:
+    """Return AlexNet's class scores of images (h, w, c), the paper's 227x227x3."""
+    for name, row in spec._asdict().items():
+        if not isinstance(row, Row):
+            continue
+        x = conv_norm(
+            x,
+            row.filters,
+            row.kernel_size,
+            row.strides,
+            padding=row.padding,
+            groups=row.groups,
+            norm=False,
+            name=name,
+        )
+        if row.lrn:
+            x = layers.LocalResponseNormalization(
+                size=5, alpha=1e-4, beta=0.75, k=2.0, name=f"{name}_lrn"
+            )(x)
+        if row.pool:
+            x = pool(x, Pool("max", 3, 2, "valid"), name=f"{name}_pool")
+    return classifier(x, top, hidden={"fc6": spec.fc6, "fc7": spec.fc7}, flatten=True, dropout=0.5)

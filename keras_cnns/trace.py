@@ -1,0 +1,230 @@
+"""Run a network's own code on shapes instead of tensors: its cost without building it.
+
+Blocks call `layers.Conv2D(...)(x)`. Where `x` is a Keras tensor, that is Keras's layer; where it is
+a `FeatureMap`, it is arithmetic. So each network is written once, and a search can price
+thousands of channel splits a second, without TensorFlow.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, NamedTuple
+
+from keras_cnns.errors import UsageError
+
+Config = Mapping[str, Any]
+Size = tuple[int, int]
+
+
+class TooSmall(UsageError):
+    """The image does not survive the network's strides and unpadded windows."""
+
+
+class Row(NamedTuple):
+    """What one layer costs, for one image.
+
+    `shape` is without the batch; `receptive_field` and `stride` are in pixels of the image, in
+    height and width; `params` are trainable weights; `macs` multiply-adds of convolutions and
+    dense layers.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    params: int
+    macs: int
+    receptive_field: Size
+    stride: Size
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes of the layer's output for one image in float32."""
+        return 4 * prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureMap:
+    """Stands for a feature map: its shape, what it sees of the image, and the layers so far."""
+
+    shape: tuple[int | None, ...]
+    receptive_field: Size = (1, 1)
+    stride: Size = (1, 1)
+    rows: list[Row] = field(default_factory=list)
+
+
+class Effect(NamedTuple):
+    """What a layer does: the shape of its output, its cost and its window."""
+
+    shape: tuple[int, ...]
+    params: int = 0
+    macs: int = 0
+    window: Size = (1, 1)
+    strides: Size = (1, 1)
+
+
+def pair(value: int | tuple[int, int] | list[int]) -> Size:
+    """Return (height, width) of a Keras argument that may be one number."""
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _window(shape: tuple[int, ...], window: Size, strides: Size, padding: str, what: str) -> Size:
+    """Return the height and width that come out of a sliding window.
+
+    A stride that finds less than its own length would only copy the map: the image is too small.
+    """
+    out = []
+    for n, k, s in zip(shape, window, strides, strict=False):
+        size = -(-n // s) if padding == "same" else (n - k) // s + 1
+        if size < 1 or n < s:
+            raise TooSmall(f"{what}: a map of {shape[0]}x{shape[1]} is too small for it")
+        out.append(size)
+    return out[0], out[1]
+
+
+def _kernel(config: Config) -> tuple[Size, Size]:
+    """Return the kernel, and the window that it covers with its dilation."""
+    kernel = pair(config["kernel_size"])
+    d = pair(config.get("dilation_rate", 1))
+    return kernel, ((kernel[0] - 1) * d[0] + 1, (kernel[1] - 1) * d[1] + 1)
+
+
+def _conv(x: tuple[int, ...], c: Config) -> Effect:
+    kernel, window = _kernel(c)
+    strides = pair(c.get("strides", 1))
+    height, width = _window(x, window, strides, c.get("padding", "valid"), c.get("name", "Conv2D"))
+    weights = prod(kernel) * x[-1] // c.get("groups", 1) * c["filters"]
+    bias = c["filters"] * c.get("use_bias", True)
+    return Effect(
+        (height, width, c["filters"]), weights + bias, height * width * weights, window, strides
+    )
+
+
+def _depthwise(x: tuple[int, ...], c: Config) -> Effect:
+    kernel, window = _kernel(c)
+    strides = pair(c.get("strides", 1))
+    height, width = _window(x, window, strides, c.get("padding", "valid"), "DepthwiseConv2D")
+    out = x[-1] * c.get("depth_multiplier", 1)
+    weights = prod(kernel) * out
+    bias = out * c.get("use_bias", True)
+    return Effect((height, width, out), weights + bias, height * width * weights, window, strides)
+
+
+def _separable(x: tuple[int, ...], c: Config) -> Effect:
+    depth = _depthwise(x, {**c, "use_bias": False})
+    point = _conv(depth.shape, {"filters": c["filters"], "kernel_size": 1, **_bias(c)})
+    return depth._replace(
+        shape=point.shape, params=depth.params + point.params, macs=depth.macs + point.macs
+    )
+
+
+def _bias(c: Config) -> Config:
+    return {"use_bias": c.get("use_bias", True)}
+
+
+def _dense(x: tuple[int, ...], c: Config) -> Effect:
+    weights = x[-1] * c["units"]
+    macs = prod(x[:-1]) * weights
+    return Effect((*x[:-1], c["units"]), weights + c["units"] * c.get("use_bias", True), macs)
+
+
+def _pool(x: tuple[int, ...], c: Config) -> Effect:
+    window = pair(c.get("pool_size", 2))
+    strides = pair(c.get("strides") or window)
+    size = _window(x, window, strides, c.get("padding", "valid"), c.get("name", "pooling"))
+    return Effect((*size, x[-1]), 0, 0, window, strides)
+
+
+def _global_pool(x: tuple[int, ...], c: Config) -> Effect:
+    shape = (1, 1, x[-1]) if c.get("keepdims") else (x[-1],)
+    return Effect(shape, 0, 0, (x[0], x[1]), (x[0], x[1]))
+
+
+def _flatten(x: tuple[int, ...], c: Config) -> Effect:
+    return Effect((prod(x),), 0, 0, *(((x[0], x[1]),) * 2 if len(x) == 3 else ()))
+
+
+def _pad(x: tuple[int, ...], c: Config) -> Effect:
+    padding = c.get("padding", 1)
+    (top, bottom), (left, right) = (pair(side) for side in pair(padding))  # type: ignore[arg-type]
+    return Effect((x[0] + top + bottom, x[1] + left + right, x[2]))
+
+
+def _norm(x: tuple[int, ...], c: Config) -> Effect:
+    return Effect(x, x[-1] * (c.get("scale", True) + c.get("center", True)))
+
+
+def _concatenate(x: list[tuple[int, ...]], c: Config) -> Effect:
+    return Effect((*x[0][:-1], sum(shape[-1] for shape in x)))
+
+
+def _same(x: tuple[int, ...], c: Config) -> Effect:
+    return Effect(x)
+
+
+ARITHMETIC: dict[str, Callable[[Any, Config], Effect]] = {
+    "Conv2D": _conv,
+    "DepthwiseConv2D": _depthwise,
+    "SeparableConv2D": _separable,
+    "Dense": _dense,
+    "MaxPooling2D": _pool,
+    "AveragePooling2D": _pool,
+    "GlobalAveragePooling2D": _global_pool,
+    "GlobalMaxPooling2D": _global_pool,
+    "Flatten": _flatten,
+    "ZeroPadding2D": _pad,
+    "BatchNormalization": _norm,
+    "LayerNormalization": _norm,
+    "Concatenate": _concatenate,
+    "Add": lambda x, c: Effect(x[0]),
+    "PadChannels": lambda x, c: Effect((*x[:-1], c["filters"])),
+    **dict.fromkeys(
+        ["Activation", "ReLU", "Dropout", "LocalResponseNormalization", "Rescaling"], _same
+    ),
+}
+
+
+def record(kind: str, config: Config, inputs: Any, effect: Effect) -> FeatureMap:
+    """Return the feature map that a layer with this effect makes of its inputs, and note its cost."""
+    several = isinstance(inputs, list | tuple)
+    sources = inputs if several else [inputs]
+    first: FeatureMap = sources[0]
+    if len(sources) == 1:
+        seen, stride = first.receptive_field, first.stride
+    else:
+        seen = tuple(max(axis) for axis in zip(*(s.receptive_field for s in sources), strict=True))
+        stride = tuple(max(axis) for axis in zip(*(s.stride for s in sources), strict=True))
+    (wh, ww), (sh, sw) = effect.window, effect.strides
+    seen = (seen[0] + (wh - 1) * stride[0], seen[1] + (ww - 1) * stride[1])
+    stride = (stride[0] * sh, stride[1] * sw)
+    row = Row(config.get("name", ""), kind, effect.shape, effect.params, effect.macs, seen, stride)
+    first.rows.append(row)
+    return FeatureMap((None, *effect.shape), seen, stride, first.rows)
+
+
+def trace_layer(kind: str, config: Config, inputs: Any) -> FeatureMap:
+    """Apply the arithmetic of Keras's layer `kind`, configured so, to one or several feature maps."""
+    several = isinstance(inputs, list | tuple)
+    shapes = [x.shape[1:] for x in inputs] if several else inputs.shape[1:]
+    return record(kind, config, inputs, ARITHMETIC[kind](shapes, config))
+
+
+class _Layers:
+    """Keras's layers and ours by name, for tensors and for feature maps alike."""
+
+    def __getattr__(self, kind: str) -> Callable[..., Callable[[Any], Any]]:
+        def layer(**config: Any) -> Callable[[Any], Any]:
+            def apply(x: Any) -> Any:
+                if isinstance(x[0] if isinstance(x, list) else x, FeatureMap):
+                    return trace_layer(kind, config, x)
+                import keras
+
+                from keras_cnns import layers as own
+
+                return (getattr(own, kind, None) or getattr(keras.layers, kind))(**config)(x)
+
+            return apply
+
+        return layer
+
+
+layers = _Layers()
