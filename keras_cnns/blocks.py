@@ -76,12 +76,22 @@ def conv_norm(
 
 
 def pool(x: Any, step: Pool, *, name: str) -> Any:
-    """Max or average pooling: the largest, or the mean, of each window."""
+    """Max or average pooling: the largest, or the mean, of each window.
+
+    Padding "ceil" is Caffe's, for maps without negative values: a last window that stands half
+    outside still counts.
+    """
     kinds = {"max": layers.MaxPooling2D, "average": layers.AveragePooling2D}
     if step.kind not in kinds:
         raise UsageError(f'{name}: unknown pool "{step.kind}"; allowed are max, average')
+    padding = step.padding
+    if padding == "ceil":
+        ends = [(0, (step.pool_size - n) % step.strides) for n in x.shape[1:3]]
+        if ends != [(0, 0), (0, 0)]:
+            x = layers.ZeroPadding2D(padding=ends, name=f"{name}_pad")(x)
+        padding = "valid"
     return kinds[step.kind](
-        pool_size=step.pool_size, strides=step.strides, padding=step.padding, name=name
+        pool_size=step.pool_size, strides=step.strides, padding=padding, name=name
     )(x)
 
 

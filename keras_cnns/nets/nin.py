@@ -44,7 +44,7 @@ def build(x: Any, spec: NiN, top: Top) -> Any:
     for name, row in blocks.items():
         x = nin_block(x, row.conv, row.mlp, name=name)
         if row.pool:
-            x = pool(x, Pool("max", 3, 2), name=f"{name}_pool")
+            x = pool(x, Pool("max", 3, 2, "ceil"), name=f"{name}_pool")
         if row.pool and name == list(blocks)[-2]:
             x = layers.Dropout(rate=spec.dropout, name="dropout")(x)
     if not top.include_top:
