@@ -1,16 +1,16 @@
-"""A recipe: all that decides a training, as frozen dataclasses that are read from and written to TOML.
+"""A recipe: all that decides a training, as frozen dataclasses, read from and written to TOML.
 
 A field that is None is decided by the data or the network when a training starts; the recipe.toml
-of a run has it filled in.
+of a run has it filled in. What is not allowed is a `UsageError` that names the key.
 """
 
 import math
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
 import tomli_w
 
@@ -23,20 +23,28 @@ class Rule(NamedTuple):
 
     words: str
     holds: Callable[[Any], bool] = lambda _: True
+    choices: tuple[Any, ...] = ()
 
 
-Text = Annotated[str, Rule("text", lambda s: s != "" and s == s.encode(errors="ignore").decode())]
+def _one_of(*choices: Any) -> Rule:
+    return Rule(" or ".join(map(str, choices)), choices.__contains__, choices)
+
+
+Flag = Annotated[bool, Rule("true or false")]
+Text = Annotated[
+    str, Rule("text in quotes", lambda s: s == s.encode(errors="ignore").decode() != "")
+]
 Seed = Annotated[int, Rule("a whole number from 0 to 4294967295", lambda n: 0 <= n < 2**32)]
 Count = Annotated[int, Rule("a whole number of at least 1", lambda n: n >= 1)]
 Rate = Annotated[float, Rule("a number above 0", lambda x: 0 < x < math.inf)]
 Amount = Annotated[float, Rule("a number of at least 0", lambda x: 0 <= x < math.inf)]
 Part = Annotated[float, Rule("a number from 0 to below 1", lambda x: 0 <= x < 1)]
 Share = Annotated[float, Rule("a number above 0 and below 1", lambda x: 0 < x < 1)]
-Flag = Annotated[bool, Rule("true or false")]
+Parts = Annotated[dict, Rule("a table of the network's parts")]
 
 
 class _Section:
-    """A table of the recipe, which checks its values on creation and names the key that is wrong."""
+    """A table of the recipe; it checks its values on creation and names the key that is wrong."""
 
     def __post_init__(self) -> None:
         prefix = "" if isinstance(self, Recipe) else f"{type(self).__name__.lower()}."
@@ -49,9 +57,10 @@ class Model(_Section):
     """Which network, and how it differs from its paper."""
 
     name: Text = "lenet5"
-    spec: Mapping[str, Any] = field(default_factory=dict)  # laid over the paper's own numbers
+    spec: Parts = field(default_factory=dict)  # laid over the paper's own numbers
+    width: Rate = 1.0  # times every filter count of the spec, in multiples of 8
     auxiliary: Flag = False
-    preprocessing: Literal["symmetric", "unit", "imagenet"] = "symmetric"  # a layer of the model
+    preprocessing: Annotated[str, _one_of("symmetric", "unit", "imagenet")] = "symmetric"
 
 
 @dataclass(frozen=True)
@@ -61,11 +70,11 @@ class Data(_Section):
     name: Text = "digits"  # digits, a TFDS name or a folder with one sub-folder per class
     dir: Text | None = None  # where TFDS keeps its sets; None: TFDS_DATA_DIR, or TFDS's own place
     size: Count | None = None  # pixels a side; None: the network's own
-    channels: Literal[1, 3] | None = None  # None: as the images have
+    channels: Annotated[int, _one_of(1, 3)] | None = None  # None: as the images have
     batch_size: Count = 64
     validation: Share = 0.1  # of the training images, where the set has no such split
     test: Share = 0.1  # of a folder's images, where it has no such split
-    augment: Literal["none", "crop", "photo"] = "none"
+    augment: Annotated[str, _one_of("none", "crop", "photo")] = "none"
 
 
 @dataclass(frozen=True)
@@ -77,14 +86,14 @@ class Train(_Section):
     """
 
     epochs: Count = 30
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    optimizer: Annotated[str, _one_of("adamw", "adam", "sgd")] = "adamw"
     learning_rate: Rate = 1e-3
     momentum: Part = 0.9  # of sgd, in Nesterov's form
     weight_decay: Amount = 0.05  # decoupled: a step takes learning_rate x weight_decay of a weight
     label_smoothing: Part = 0.1
     warmup_epochs: Amount = 1.0
     batch_norm_momentum: Part = 0.9  # Keras's 0.99 makes a short training look broken
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    precision: Annotated[str, _one_of("float32", "mixed_bfloat16", "mixed_float16")] = "float32"
 
 
 @dataclass(frozen=True)
@@ -104,9 +113,6 @@ class Recipe(_Section):
 def loads(text: str) -> Recipe:
     """Return the recipe that a TOML text describes; what it leaves out keeps its default.
 
-    Raises:
-        UsageError: for text that is not TOML, an unknown key, or a value that is not allowed.
-
     >>> loads("train.epochs = 3").train.epochs
     3
     """
@@ -119,9 +125,6 @@ def loads(text: str) -> Recipe:
 def load(source: str | Path) -> Recipe:
     """Return the recipe in a file named `*.toml`, or the default one of a network's name.
 
-    Raises:
-        UsageError: as `loads`, and for a file that cannot be read; the message names the file.
-
     >>> load("vgg16").model.name
     'vgg16'
     """
@@ -129,12 +132,8 @@ def load(source: str | Path) -> Recipe:
         return Recipe(model=Model(name=str(source)))
     try:
         return loads(Path(source).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{source} cannot be read: {error.strerror}; give a recipe file") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{source} is not UTF-8 text; a recipe is a TOML file") from None
-    except UsageError as error:
-        raise UsageError(f"{source}: {error}") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"recipe {source}: {error}") from None
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -152,9 +151,6 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     """Return the recipe with settings "a.b=value" laid over it, the last one winning.
 
     A value is read as TOML (`3`, `1e-3`, `true`, `[1, 2]`) and, where it is none, as bare text.
-
-    Raises:
-        UsageError: for a setting without "=", an unknown key, or a value that is not allowed.
 
     >>> override(Recipe(), ["train.optimizer=sgd", "model.spec.3a.conv1=32"]).model.spec
     {'3a': {'conv1': 32}}
@@ -185,37 +181,34 @@ def _lay_over(base: Any, changes: Any) -> Any:
     return changes
 
 
+def _keys(section: Any, prefix: str = "") -> Iterator[str]:
+    for name, hint in get_type_hints(section).items():
+        yield prefix + name
+        if is_dataclass(hint):
+            yield from _keys(hint, f"{prefix}{name}.")
+
+
+def _make(section: Any, table: Mapping[str, Any], prefix: str = "") -> Any:
+    """Return the section that a table describes, or refuse its unknown key."""
+    known = get_type_hints(section)
+    for key in (prefix + name for name in table if name not in known):
+        close = suggest(key, _keys(Recipe))
+        raise UsageError(f'unknown recipe key "{key}"; allowed are {", ".join(known)}{close}')
+    return section(**table)
+
+
 def _checked(hint: Any, value: Any, key: str) -> Any:
     """Return a value as its type hint wants it, or refuse it by its key."""
     if type(None) in get_args(hint):
         return None if value is None else _checked(get_args(hint)[0], value, key)
-    choices: tuple[Any, ...] = ()
-    if is_dataclass(hint):
-        if isinstance(value, Mapping):
-            return _make(hint, value, key)
-        kind, rule = hint, Rule(f"a table, with keys as {key}.{fields(hint)[0].name}")
-    elif get_origin(hint) is Mapping:
-        value, kind, rule = to_dict(value), dict, Rule(f"a table of the network's parts, as {key}.3a")
-    elif get_origin(hint) is Literal:
-        choices = get_args(hint)
-        kind, rule = type(choices[0]), Rule(" or ".join(map(str, choices)), choices.__contains__)
-    else:
-        kind, rule = get_args(hint)
-    if kind is float and type(value) is int:
+    kind, rule = get_args(hint) or (hint, Rule("a table of keys"))
+    if is_dataclass(kind) and isinstance(value, Mapping):
+        value = _make(kind, value, f"{key}.")
+    elif kind is dict:
+        value = to_dict(value)
+    elif kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind or not rule.holds(value):
-        close = suggest(str(value), map(str, choices))
+        close = suggest(str(value), map(str, rule.choices))
         raise UsageError(f"{key}: received {value!r}, but it must be {rule.words}{close}")
     return value
-
-
-def _make(section: Any, table: Mapping[str, Any], key: str = "") -> Any:
-    """Return the section that a table describes."""
-    known = [f.name for f in fields(section)]
-    for name in table:
-        if name not in known:
-            raise UsageError(
-                f'unknown recipe key "{key}.{name}"'.replace('".', '"')
-                + f"; allowed are {', '.join(known)}{suggest(name, known)}"
-            )
-    return section(**table)

@@ -90,6 +90,15 @@ def map_filters(change: Callable[[str, int], int], spec: Any) -> Any:
     return walk(spec, "", None)
 
 
+def scale_filters(spec: Any, width: float) -> Any:
+    """Return a spec with every filter count times `width`, in multiples of 8 and at least 8.
+
+    >>> scale_filters({"conv1": Conv(96, 11, 4)}, 0.25)["conv1"].filters
+    24
+    """
+    return map_filters(lambda _, n: max(8, 8 * round(n * width / 8)), spec)
+
+
 def filters(spec: Any) -> dict[str, int]:
     """Return every searchable filter count of a spec by its path.
 
@@ -129,9 +138,11 @@ def merge(default: Any, changes: Any, path: str = "spec") -> Any:
     >>> merge({"conv1": Conv(96, 11, 4)}, {"conv1": {"filters": 48}})["conv1"].filters
     48
     """
+    if isinstance(changes, Branches) or (
+        hasattr(changes, "_fields") and isinstance(changes, type(default))
+    ):
+        return changes
     if hasattr(default, "_fields"):
-        if hasattr(changes, "_fields"):
-            changes = to_dict(changes)
         known = default._asdict()
         _check_keys(changes, known, path)
         return type(default)(

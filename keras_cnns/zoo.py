@@ -50,24 +50,26 @@ class Net(NamedTuple):
         return getattr(import_module(f"keras_cnns.nets.{module}"), name)
 
 
-PAPER = "the paper's table"
 TORCHVISION = "torchvision's table of weights"
+CAFFE = "Caffe's model zoo, counted"
+# fmt: off
 _ROWS = (
-    Net("lenet5", "LeNet", 1998, "lenet:LENET5", 61_706, 416_520, 32, "", (32, 32, 1), 10),
-    Net("alexnet", "AlexNet", 2012, "alexnet:ALEXNET", 60_965_224, 724_406_816, 67, "", (227, 227, 3)),
-    Net("nin", "NiN", 2013, "nin:NIN", 7_595_176, 1_100_188_800, 35, ""),
-    Net("vgg11", "VGG", 2014, "vgg:VGG11", 132_863_336, 7_609_090_048, 32, ""),
-    Net("vgg13", "VGG", 2014, "vgg:VGG13", 133_047_848, 11_308_466_176, 32, ""),
-    Net("vgg16", "VGG", 2014, "vgg:VGG16", 138_357_544, 15_470_264_320, 32, ""),
-    Net("vgg19", "VGG", 2014, "vgg:VGG19", 143_667_240, 19_632_062_464, 32, ""),
-    Net(
-        "inception_v1", "Inception", 2014, "inception_v1:INCEPTION_V1", 6_998_552, 1_582_671_872, 17, "",
-        auxiliary_params=13_378_280,
-    ),
-    Net("resnet18", "ResNet", 2015, "resnet:RESNET18", 11_689_512, 1_814_073_344, 17, ""),
-    Net("resnet34", "ResNet", 2015, "resnet:RESNET34", 21_797_672, 3_663_761_408, 17, ""),
-    Net("resnet50", "ResNet", 2015, "resnet:RESNET50", 25_557_032, 4_089_184_256, 17, ""),
-)  # fmt: skip
+    Net("lenet5", "LeNet", 1998, "lenet:LENET5", 61_706, 416_520, 32,
+        "the usual count of LeNet-5 with a full C3", (32, 32, 1), 10),
+    Net("alexnet", "AlexNet", 2012, "alexnet:ALEXNET", 60_965_224, 724_406_816, 67,
+        CAFFE, (227, 227, 3)),
+    Net("nin", "NiN", 2013, "nin:NIN", 7_595_176, 1_100_188_800, 39, CAFFE),
+    Net("vgg11", "VGG", 2014, "vgg:VGG11", 132_863_336, 7_609_090_048, 32, TORCHVISION),
+    Net("vgg13", "VGG", 2014, "vgg:VGG13", 133_047_848, 11_308_466_176, 32, TORCHVISION),
+    Net("vgg16", "VGG", 2014, "vgg:VGG16", 138_357_544, 15_470_264_320, 32, TORCHVISION),
+    Net("vgg19", "VGG", 2014, "vgg:VGG19", 143_667_240, 19_632_062_464, 32, TORCHVISION),
+    Net("inception_v1", "Inception", 2014, "inception_v1:INCEPTION_V1", 6_998_552, 1_582_671_872,
+        17, CAFFE, auxiliary_params=13_378_280),
+    Net("resnet18", "ResNet", 2015, "resnet:RESNET18", 11_689_512, 1_814_073_344, 17, TORCHVISION),
+    Net("resnet34", "ResNet", 2015, "resnet:RESNET34", 21_797_672, 3_663_761_408, 17, TORCHVISION),
+    Net("resnet50", "ResNet", 2015, "resnet:RESNET50", 25_557_032, 4_089_184_256, 17, TORCHVISION),
+)
+# fmt: on
 NETS: Mapping[str, Net] = MappingProxyType({net.name: net for net in _ROWS})
 ALIASES: Mapping[str, str] = MappingProxyType({"googlenet": "inception_v1"})
 
@@ -253,7 +255,7 @@ def build(
     return model
 
 
-# Scale and offset of pixels from 0 to 255. ImageNet's means and deviations are those of torchvision.
+# Scale and offset of pixels from 0 to 255; ImageNet's means and deviations are torchvision's.
 PREPROCESSING: Mapping[str, tuple[Any, Any]] = MappingProxyType(
     {
         "symmetric": (1 / 127.5, -1.0),

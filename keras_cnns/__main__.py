@@ -1,0 +1,5 @@
+"""Run the commands as `python -m keras_cnns`."""
+
+from keras_cnns.cli import main
+
+main()

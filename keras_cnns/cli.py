@@ -1,0 +1,377 @@
+"""The commands: they parse and print; the work is elsewhere, and Keras is imported only for it."""
+
+import csv
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from keras_cnns import __version__
+from keras_cnns.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from keras_cnns.recipe import Recipe
+    from keras_cnns.runs import Run
+    from keras_cnns.trace import Row
+
+
+class Commands(click.Group):
+    """Prints every mistake as one last line on standard error: exit 2 the user's, 1 a failed check."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(context)
+        except UsageError as error:
+            _end(str(error), 2)
+        except KeyboardInterrupt:
+            _end("stopped; the same command goes on from here", 130)
+        except RuntimeError as error:
+            if type(error).__name__ == "ExportError":
+                _end(str(error), 1)
+            raise
+
+
+def _end(message: str, status: int) -> NoReturn:
+    click.echo(f"keras-cnns: {' '.join(message.split())}", err=True)
+    sys.exit(status)
+
+
+@contextmanager
+def _working() -> Iterator[None]:
+    """Send to standard error what libraries print, and quiet TensorFlow's start."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def _print_json(document: Any) -> None:
+    click.echo(json.dumps(document, indent=1))
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    """Print columns, numbers to the right."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    right = [bool(rows) and isinstance(value, int | float) for value in (rows or [header])[0]]
+    for line in (list(header), *cells):
+        parts = [
+            text.rjust(width) if number else text.ljust(width)
+            for text, width, number in zip(line, widths, right, strict=True)
+        ]
+        click.echo("  ".join(parts).rstrip())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "NO"
+    if isinstance(value, tuple | list):
+        return "x".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class Amount(click.ParamType):
+    """A whole number, also as 60M or 1.2G."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: Any, context: Any) -> int:
+        """Return the number that a text such as "60M" stands for."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([kMG]?)", str(value))
+        if not found or not float(found[1]):
+            self.fail(f'"{value}" is not a number above 0; write it as 60000000, 60M or 1.2G')
+        return round(float(found[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[found[2]])
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+data_dir = click.option("--data-dir", help="Where TFDS keeps its data sets [TFDS_DATA_DIR].")
+settings = click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe."
+)
+DATA_HELP = "digits, a TFDS name, or a folder with one sub-folder of images per class."
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="keras-cnns")
+def main() -> None:
+    """The classic convolutional networks in Keras: train, search and export them."""
+
+
+@main.command("list")
+@click.argument("pattern", default="*")
+@as_json
+def list_(pattern: str, as_json: bool) -> None:
+    """List the networks whose names match PATTERN, as vgg*."""
+    from keras_cnns import zoo
+
+    nets = [zoo.get(name) for name in zoo.list_models(pattern)]
+    fields = ("name", "year", "family", "params", "macs", "input_shape", "min_size", "source")
+    rows = [tuple(getattr(net, field) for field in fields) for net in nets]
+    if as_json:
+        return _print_json([dict(zip(fields, row, strict=True)) for row in rows])
+    if not nets:
+        raise UsageError(f'no network matches "{pattern}"; keras-cnns list names them all')
+    _table(("name", "year", "family", "params", "MACs", "input", "smallest", "source"), rows)
+
+
+@main.command()
+@click.argument("network")
+@click.option("--layers", is_flag=True, help="Print the table of layers.")
+@as_json
+def show(network: str, layers: bool, as_json: bool) -> None:
+    """Show the spec of NETWORK (a name, a run folder or a .keras file) and what it costs."""
+    from keras_cnns import cost, runs, spec, zoo
+
+    path, shown = Path(network), None
+    if path.suffix == ".keras":
+        found = cost.cost(path)
+    elif path.is_dir() and not (network in zoo.NETS):
+        run = runs.open_run(path)
+        shown = run.recipe.model.spec
+        found = cost.cost(
+            run.recipe.model.name,
+            input_shape=run.image_shape,
+            num_classes=len(run.labels),
+            spec=shown,
+        )
+    else:
+        shown = spec.to_dict(zoo.spec_of(network))
+        found = cost.cost(network)
+    if as_json:
+        return _print_json(cost.to_json(found) | ({"spec": shown} if shown else {}))
+    click.echo(f"{found.name}: {found.params:,} parameters, {found.macs:,} MACs")
+    for row, value in (shown or {}).items():
+        click.echo(f"  {row} = {json.dumps(value)}")
+    if layers:
+        header = ("layer", "type", "output", "params", "MACs", "bytes", "sees", "stride")
+        _table(header, [_layer(row) for row in found.layers])
+
+
+def _layer(row: "Row") -> tuple[Any, ...]:
+    return (
+        row.name, row.kind, row.shape, row.params, row.macs, row.activation_bytes,
+        row.receptive_field, row.stride,
+    )  # fmt: skip
+
+
+def _recipe(network: str, data: str, data_dir: str | None, settings: tuple[str, ...]) -> "Recipe":
+    from dataclasses import replace
+
+    from keras_cnns import recipe as recipes, zoo
+
+    recipe = recipes.load(network)
+    recipe = replace(recipe, data=replace(recipe.data, name=data, dir=data_dir or recipe.data.dir))
+    recipe = recipes.override(recipe, settings)
+    zoo.get(recipe.model.name)
+    return recipe
+
+
+@main.command()
+@click.argument("network", metavar="NET|RECIPE.toml")
+@click.option("--data", required=True, help=DATA_HELP)
+@data_dir
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The run folder.")
+@click.option("--deterministic", is_flag=True, help="Equal runs are bit-equal; somewhat slower.")
+@settings
+def train(
+    network: str, data: str, data_dir: str | None, out: Path, deterministic: bool, settings: Any
+) -> None:
+    """Train a network into a run folder; the same command again resumes it."""
+    recipe = _recipe(network, data, data_dir, settings)
+    with _working():
+        from keras_cnns.train import train
+
+        run = train(recipe, out, deterministic=deterministic)
+    metrics = json.loads((run.path / "metrics.json").read_text())["validation"]
+    click.echo(f"{run.path}: validation accuracy {metrics['accuracy']:.2%}; see report.html")
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--data", help=f"{DATA_HELP} [the run's own]")
+@data_dir
+@as_json
+def evaluate(run: Path, data: str | None, data_dir: str | None, as_json: bool) -> None:
+    """Measure a run on the test split."""
+    from keras_cnns import runs
+
+    opened = runs.open_run(run)
+    with _working():
+        from keras_cnns import train
+
+        source = runs.open_data(_own_data(opened, data), data_dir=data_dir)
+        found = train.summarise(opened, "test", source)["metrics"]
+    if as_json:
+        return _print_json(found)
+    click.echo(
+        f"accuracy {found['accuracy']:.2%}, top-5 {found['top5']:.2%}, loss {found['loss']:.4f} "
+        f"on {found['images']:,} test images"
+    )
+
+
+def _own_data(run: "Run", data: str | None) -> "Recipe":
+    """Return a run's recipe, with another data set if one is named."""
+    from dataclasses import replace
+
+    kept = run.recipe
+    return kept if data is None else replace(kept, data=replace(kept.data, name=data, channels=None))
+
+
+@main.command()
+@click.argument("model", metavar="RUN|ARTIFACT", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="How many classes.")
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Also write a table here.")
+@as_json
+def predict(
+    model: Path, images: tuple[Path, ...], top: int, csv_file: Path | None, as_json: bool
+) -> None:
+    """Classify images, or folders of them, by a run or an exported file."""
+    with _working():
+        from keras_cnns import predict, runs
+
+        files = predict.image_files(images)
+        if csv_file:
+            runs.prepare_folder(csv_file.resolve().parent)
+        found = predict.predict(predict.open_classifier(model), files, top=top)
+        if csv_file:
+            with runs.replacing(csv_file) as temporary, temporary.open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(["file", "rank", "label", "score"])
+                for row in found:
+                    for rank, guess in enumerate(row["top"], 1):
+                        writer.writerow([row["file"], rank, guess["label"], guess["score"]])
+    if as_json:
+        return _print_json(found)
+    rows = [(r["file"], g["label"], g["score"]) for r in found for g in r["top"]]
+    _table(("file", "label", "score"), rows)
+
+
+@main.command()
+@click.argument("network", metavar="NET|RECIPE.toml")
+@click.option("--data", required=True, help=DATA_HELP)
+@data_dir
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The search's folder.")
+@click.option("--trials", required=True, type=click.IntRange(1), help="Networks to train in all.")
+@click.option("--max-macs", type=Amount(), help="No trial above so many multiply-adds [no limit].")
+@settings
+@as_json
+def tune(
+    network: str,
+    data: str,
+    data_dir: str | None,
+    out: Path,
+    trials: int,
+    max_macs: int | None,
+    settings: Any,
+    as_json: bool,
+) -> None:
+    """Search a network's filters; the network as it stands is the first trial."""
+    recipe = _recipe(network, data, data_dir, settings)
+    with _working():
+        from keras_cnns.tune import tune
+
+        found = tune(recipe, out, trials=trials, max_macs=max_macs)
+    if as_json:
+        return _print_json(found)
+    rows = [
+        (t["id"], t["score"], t["macs"], t["params"], t["status"], t["why"])
+        for t in found["trials"]
+    ]
+    _table(("trial", "accuracy", "MACs", "params", "status", "why"), rows)
+    click.echo(f"best: {found['best']}; {out}/best.toml is a recipe, {out}/report.html the picture")
+
+
+@main.command()
+@click.argument("model", metavar="RUN|NET|FILE.keras")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The artifact folder.")
+@click.option("--formats", default="savedmodel,tflite,onnx", show_default=True)
+@click.option("--quantize", default="", help="For TFLite: float16,dynamic,int8.")
+@click.option("--data", help=f"To compare and calibrate on: {DATA_HELP} [a run's own]")
+@data_dir
+@as_json
+def export(
+    model: str,
+    out: Path,
+    formats: str,
+    quantize: str,
+    data: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Write model files, each run in its own runtime and compared before it counts."""
+    with _working():
+        from keras_cnns.export import subject
+
+        made = subject.export_subject(
+            model, out, formats=_words(formats), quantize=_words(quantize), data_name=data,
+            data_dir=data_dir, progress=lambda line: click.echo(line, err=True),
+        )  # fmt: skip
+    if as_json:
+        return _print_json(made)
+    _artifacts(made["artifacts"])
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _artifacts(artifacts: list[dict[str, Any]]) -> None:
+    header = ("file", "MB", "max error", "agreement", "accuracy", "ms", "passed", "why")
+    keys = ("max_error", "agreement", "accuracy", "latency_ms", "passed", "why")
+    _table(header, [(a["file"], a["bytes"] / 1e6, *(a[k] for k in keys)) for a in artifacts])
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--data", help=f"Test images besides the reference ones: {DATA_HELP}")
+@data_dir
+@as_json
+def verify(folder: Path, data: str | None, data_dir: str | None, as_json: bool) -> None:
+    """Run every file of an artifact folder against the model it came from; exit 1 on disagreement."""
+    with _working():
+        from keras_cnns.export.verify import verify
+
+        images, labels = _test_images(folder, data, data_dir) if data else (None, None)
+        found = verify(folder, images, labels)
+    if as_json:
+        _print_json(found)
+    else:
+        _artifacts(found["artifacts"])
+    sys.exit(0 if found["passed"] else 1)
+
+
+def _test_images(folder: Path, name: str, data_dir: str | None) -> "tuple[np.ndarray, np.ndarray]":
+    """Return the test images of a data set whose classes are those of the artifacts."""
+    from keras_cnns.export import subject
+    from keras_cnns.export import manifest
+
+    described = manifest.read(folder)
+    return subject.test_images(
+        name, data_dir, tuple(described["input"]["shape"]), tuple(described["labels"])
+    )
+
+
+@main.command()
+@click.option("--out", default="demo", show_default=True, type=click.Path(path_type=Path))
+def demo(out: Path) -> None:
+    """Train, search, export and verify on the digits of scikit-learn, in minutes."""
+    with _working():
+        from keras_cnns.demo import demo
+
+        passed = demo(out, echo=lambda line: click.echo(line, err=True))
+    click.echo(f"{out / 'report.html'} shows it all")
+    sys.exit(0 if passed else 1)
+
+

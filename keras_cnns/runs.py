@@ -1,0 +1,128 @@
+"""A run folder: recipe.toml, labels.txt, model.keras, and what training and evaluation left there."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from keras_cnns import data, recipe as recipes
+from keras_cnns.errors import UsageError
+from keras_cnns.recipe import Recipe
+
+if TYPE_CHECKING:
+    import keras
+
+
+class Run(NamedTuple):
+    """An opened run folder."""
+
+    path: Path
+    recipe: Recipe
+    labels: tuple[str, ...]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images that the network takes."""
+        data = self.recipe.data
+        assert data.size and data.channels, "the recipe of a run is resolved"
+        return data.size, data.size, data.channels
+
+    def model(self) -> "keras.Model":
+        """Return the trained model: pixels from 0 to 255 to probabilities.
+
+        Raises:
+            UsageError: where the training has not ended.
+        """
+        if not (self.path / "model.keras").is_file():
+            raise UsageError(
+                f"{self.path} has no model.keras yet; give keras-cnns train the same --out to end it"
+            )
+        return load_model(self.path / "model.keras")
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a run folder.
+
+    Raises:
+        UsageError: where the folder is none that keras-cnns train wrote.
+    """
+    path = Path(path)
+    if not (path / "recipe.toml").is_file() or not (path / "labels.txt").is_file():
+        what = "is no run folder" if path.is_dir() else "does not exist"
+        raise UsageError(f"{path} {what}; give a folder that keras-cnns train wrote")
+    labels = (path / "labels.txt").read_text(encoding="utf-8").splitlines()
+    return Run(path, recipes.load(path / "recipe.toml"), tuple(labels))
+
+
+def open_data(recipe: Recipe, *, data_dir: str | None = None) -> data.Source:
+    """Open the data set that a recipe names, split as it says; UsageError where it cannot be."""
+    wanted = recipe.data
+    return data.open_source(
+        wanted.name,
+        data_dir=data_dir or wanted.dir,
+        channels=wanted.channels,
+        validation=wanted.validation,
+        test=wanted.test,
+        seed=recipe.seed,
+    )
+
+
+def load_model(path: str | Path) -> "keras.Model":
+    """Return the model in a .keras file; code in it is refused.
+
+    Raises:
+        UsageError: for a file that is not a Keras model.
+    """
+    import keras
+
+    import keras_cnns.layers  # noqa: F401  registers our layers by name
+
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"{path} cannot be read as a Keras model: {reason}") from None
+
+
+def prepare_folder(path: Path) -> None:
+    """Create a folder, or find that it cannot be written to, before any work.
+
+    Raises:
+        UsageError: where it is a file or not writable.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=path):
+            pass
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written to: {error.strerror}; choose another") from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`, which takes its place once all has been written."""
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def first_difference(there: Any, here: Any, key: str = "") -> str | None:
+    """Return the first key whose values differ, with both, or None."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for name in {**there, **here}:
+            found = first_difference(there.get(name), here.get(name), f"{key}.{name}".lstrip("."))
+            if found:
+                return found
+        return None
+    return None if there == here else f"{key} is {there!r} there and {here!r} here"

@@ -1,0 +1,281 @@
+"""Train a network by a recipe, into a run folder that a later call resumes."""
+
+import csv
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keras_cnns import data, evaluate, recipe as recipes, report, runs, spec as specs, zoo
+from keras_cnns.cost import cost
+from keras_cnns.errors import UsageError
+from keras_cnns.recipe import Recipe
+from keras_cnns.runs import Run
+
+if TYPE_CHECKING:
+    import keras
+
+AUXILIARY_LOSS_WEIGHT = 0.3  # Szegedy et al. 2014, section 5
+
+
+def resolve(recipe: Recipe, source: data.Source) -> Recipe:
+    """Return the recipe with every choice made that it left to the network or the data.
+
+    The size is the images' own where all have one, square, that the network takes; else the
+    network's.
+
+    Raises:
+        UsageError: where network and data do not fit.
+    """
+    net = zoo.get(recipe.model.name)
+    if recipe.data.channels not in (None, source.channels):
+        raise UsageError(f"{source.name}: its images have {source.channels} channels")
+    spec = zoo.spec_of(net.name, recipe.model.spec)
+    if recipe.model.width != 1:
+        spec = specs.scale_filters(spec, recipe.model.width)
+    arguments = {
+        "num_classes": len(source.labels),
+        "spec": spec,
+        "auxiliary": recipe.model.auxiliary,
+    }
+    size = recipe.data.size
+    if size is None:
+        size = net.input_shape[0]
+        if source.size and source.size >= zoo.min_size(net.name, **arguments):
+            size = source.size
+    zoo.trace(net.name, input_shape=(size, size, source.channels), **arguments)
+    model = replace(recipe.model, name=net.name, spec=specs.to_dict(spec), width=1.0)
+    wanted = replace(recipe.data, name=source.name, size=size, channels=source.channels)
+    return replace(recipe, model=model, data=wanted)
+
+
+def build(recipe: Recipe, classes: int) -> "keras.Model":
+    """Build the network of a resolved recipe, with its precision and seed."""
+    import keras
+
+    keras.utils.set_random_seed(recipe.seed)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(recipe.train.precision)
+    try:
+        model = zoo.build(
+            recipe.model.name,
+            input_shape=(recipe.data.size, recipe.data.size, recipe.data.channels),
+            num_classes=classes,
+            spec=recipe.model.spec,
+            auxiliary=recipe.model.auxiliary,
+            preprocessing=recipe.model.preprocessing,
+        )
+    finally:
+        keras.config.set_dtype_policy(before)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = recipe.train.batch_norm_momentum
+    return model
+
+
+def compiled(model: "keras.Model", recipe: Recipe, steps_per_epoch: int) -> "keras.Model":
+    """Return the same layers as a model of class scores, ready to fit.
+
+    A loss on the scores themselves is exact where one on probabilities would clip them.
+    """
+    import keras
+
+    scores = {
+        name: model.get_layer("logits" if name == "predictions" else f"{name}_logits").output
+        for name in output_names(recipe, model)
+    }
+    trainer = keras.Model(model.input, scores, name=model.name)
+    wanted = recipe.train
+    warmup = round(wanted.warmup_epochs * steps_per_epoch)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else wanted.learning_rate,
+        max(1, wanted.epochs * steps_per_epoch - warmup),
+        warmup_target=wanted.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
+    if wanted.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(
+            schedule, momentum=wanted.momentum, nesterov=True, weight_decay=wanted.weight_decay
+        )
+    else:
+        kinds = {"adamw": keras.optimizers.AdamW, "adam": keras.optimizers.Adam}
+        optimizer = kinds[wanted.optimizer](schedule, weight_decay=wanted.weight_decay)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    trainer.compile(
+        optimizer,
+        loss={
+            name: keras.losses.CategoricalCrossentropy(
+                from_logits=True, label_smoothing=wanted.label_smoothing
+            )
+            for name in scores
+        },
+        loss_weights={
+            name: 1.0 if name == "predictions" else AUXILIARY_LOSS_WEIGHT for name in scores
+        },
+        metrics={"predictions": ["accuracy"]},
+    )
+    optimizer.build(trainer.trainable_variables)
+    return trainer
+
+
+def output_names(recipe: Recipe, model: "keras.Model") -> list[str]:
+    """Return the names of the model's outputs, the main one first."""
+    return list(model.output) if recipe.model.auxiliary else ["predictions"]
+
+
+def batches(recipe: Recipe, source: data.Source, split: str, names: list[str]) -> Any:
+    """Return a split as batches of pixels and one-hot labels for each output."""
+    import tensorflow as tf
+
+    dataset = data.batches(
+        source,
+        split,
+        image_shape=(recipe.data.size, recipe.data.size, recipe.data.channels),
+        batch_size=recipe.data.batch_size,
+        training=split == "train",
+        augment=recipe.data.augment if split == "train" else "none",
+        seed=recipe.seed,
+    )
+    classes = len(source.labels)
+    return dataset.map(lambda x, y: (x, dict.fromkeys(names, tf.one_hot(y, classes))))
+
+
+def train(recipe: Recipe, out: str | Path, *, deterministic: bool = False) -> Run:
+    """Train by a recipe into the run folder `out`, going on where an earlier call stopped.
+
+    Args:
+        recipe: what to train, on what, how.
+        out: the run folder; a new one, or that of the same recipe.
+        deterministic: makes equal runs bit-equal on one machine, somewhat slower.
+
+    Raises:
+        UsageError: before any work, for data, folder or recipe that do not fit.
+    """
+    zoo.spec_of(recipe.model.name, recipe.model.spec)
+    source = runs.open_data(recipe)
+    recipe = resolve(recipe, source)
+    run = _open_or_create(Path(out), recipe, source)
+    if (run.path / "model.keras").is_file():
+        print(f"{run.path} is trained already; choose another --out to train anew", file=sys.stderr)
+        return run
+    import keras
+
+    if deterministic:
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+    model = build(recipe, len(source.labels))
+    names = output_names(recipe, model)
+    trained = batches(recipe, source, "train", names)
+    held_out = batches(recipe, source, "validation", names)
+    steps = int(trained.cardinality())
+    trainer = compiled(model, recipe, steps)
+    record = _record(run.path, steps)
+    if (run.path / "checkpoint.weights.h5").is_file():
+        trainer.load_weights(run.path / "checkpoint.weights.h5")
+    begun = int(trainer.optimizer.iterations.numpy()) // steps
+    if begun:
+        print(f"resuming {run.path} after epoch {begun} of {recipe.train.epochs}", file=sys.stderr)
+    trainer.fit(
+        trained,
+        validation_data=held_out,
+        initial_epoch=begun,
+        epochs=recipe.train.epochs,
+        callbacks=[record, keras.callbacks.TensorBoard(run.path / "tensorboard")],
+        verbose=1 if sys.stderr.isatty() else 2,
+    )
+    with runs.replacing(run.path / "model.keras") as temporary:
+        model = keras.Model(model.input, model.get_layer("predictions").output, name=model.name)
+        model.save(temporary)
+    summarise(run, "validation", source)
+    return run
+
+
+def _open_or_create(out: Path, recipe: Recipe, source: data.Source) -> Run:
+    """Open the folder of the same recipe, or make one."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; --out is a folder")
+    if (out / "recipe.toml").is_file():
+        run = runs.open_run(out)
+        difference = runs.first_difference(asdict(run.recipe), asdict(recipe))
+        if difference:
+            raise UsageError(f"{out} holds another run: {difference}; choose another --out")
+        if run.labels != source.labels:
+            raise UsageError(f"{out} holds a run on other classes; choose another --out")
+        return run
+    if out.is_dir() and any(out.iterdir()):
+        raise UsageError(f"{out} is not empty and no run folder; choose another --out")
+    runs.prepare_folder(out)
+    runs.write_text(out / "labels.txt", "\n".join(source.labels) + "\n")
+    runs.write_text(out / "recipe.toml", recipes.to_toml(recipe))
+    return runs.open_run(out)
+
+
+def _record(path: Path, steps: int) -> Any:
+    """Return the callback that keeps checkpoint.weights.h5 and history.csv, epoch by epoch."""
+    import keras
+
+    class Record(keras.callbacks.Callback):
+        def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
+            done = int(self.model.optimizer.iterations.numpy()) // steps
+            self.rows = read_history(path)[:done]
+            self.begun = time.monotonic()
+
+        def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+            seconds = time.monotonic() - self.begun
+            self.begun = time.monotonic()
+            rate = float(self.model.optimizer.learning_rate.numpy())
+            found = {k.replace("predictions_", ""): float(v) for k, v in (logs or {}).items()}
+            self.rows.append(
+                {"epoch": epoch + 1, **found, "learning_rate": rate, "seconds": round(seconds, 2)}
+            )
+            with runs.replacing(path / "checkpoint.weights.h5") as temporary:
+                self.model.save_weights(temporary)
+            with runs.replacing(path / "history.csv") as temporary, temporary.open("w") as file:
+                writer = csv.DictWriter(file, list(self.rows[0]), extrasaction="ignore")
+                writer.writeheader()
+                writer.writerows(self.rows)
+
+    return Record()
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """Return the rows of a run's history.csv."""
+    if not (path / "history.csv").is_file():
+        return []
+    with (path / "history.csv").open() as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def summarise(run: Run, split: str, source: data.Source) -> dict[str, Any]:
+    """Evaluate a run on a split; keep its metrics.json and report.html; return the evaluation."""
+    found = evaluate.evaluate(run, source, split)
+    place = run.path / "metrics.json"
+    kept = json.loads(place.read_text()) if place.is_file() else {}
+    runs.write_text(place, json.dumps({**kept, split: found["metrics"]}, indent=1) + "\n")
+    recipe = run.recipe
+    size = cost(
+        recipe.model.name,
+        input_shape=run.image_shape,
+        num_classes=len(run.labels),
+        spec=recipe.model.spec,
+    )
+    facts = {
+        f"{split} accuracy": f"{found['metrics']['accuracy']:.2%}",
+        "network": recipe.model.name,
+        "data": recipe.data.name,
+        "image": "x".join(map(str, run.image_shape)),
+        "parameters": f"{size.params:,}",
+        "MACs": f"{size.macs:,}",
+    }
+    report.write(
+        run.path / "report.html",
+        f"{recipe.model.name} on {Path(recipe.data.name).name}",
+        facts=facts,
+        history=read_history(run.path),
+        evaluation=found,
+    )
+    return found

@@ -1,0 +1,274 @@
+"""Search a network's filters with KerasTuner; the paper's own numbers are the first trial."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from keras_cnns import data, recipe as recipes, report, runs, spec as specs, train
+from keras_cnns.cost import Cost, cost
+from keras_cnns.errors import UsageError
+from keras_cnns.recipe import Recipe
+
+MULTIPLIERS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+PROPOSALS = 2000  # samples drawn for one trial before the space counts as exhausted
+OBJECTIVE = "val_accuracy"
+
+
+def choices(filters: int) -> list[int]:
+    """Return the widths that are tried for a layer of so many filters, itself among them.
+
+    >>> choices(64)
+    [16, 32, 48, 64, 80, 96]
+    >>> choices(6)
+    [2, 3, 4, 6, 8, 9]
+    """
+    step = 8 if filters >= 32 else 1
+    widths = {max(step, step * round(filters * m / step)) for m in MULTIPLIERS}
+    return sorted(widths | {filters})
+
+
+def with_values(spec: Any, values: Mapping[str, int]) -> Any:
+    """Return a spec with the filters that `values` names by path."""
+    return specs.map_filters(lambda path, n: int(values.get(path, n)), spec)
+
+
+def cost_of(recipe: Recipe, classes: int, spec: Any) -> Cost:
+    """Return what a spec costs at the recipe's image size: arithmetic, no model."""
+    size = recipe.data.size
+    shape = (size, size, recipe.data.channels)
+    return cost(recipe.model.name, input_shape=shape, num_classes=classes, spec=spec)
+
+
+def tune(
+    recipe: Recipe, out: str | Path, *, trials: int, max_macs: int | None = None
+) -> dict[str, Any]:
+    """Train `trials` networks of different filters within a budget; the best by validation wins.
+
+    Called again with the same recipe on the same folder, it goes on where it stopped.
+
+    Args:
+        recipe: the network whose filters are searched, and how each trial is trained.
+        out: folder for the search's state, trials.json, best.toml and report.html.
+        trials: how many networks to train in all.
+        max_macs: multiply-adds that no trial may exceed; a proposal above is dropped unbuilt.
+
+    Returns:
+        {"trials": [{id, values, spec, params, macs, score, status, why}], "best", "pareto",
+        "paper", "rejected", "max_macs", "objective"}.
+
+    Raises:
+        UsageError: as `train.train`, and where nothing fits the budget: the cheapest is named.
+    """
+    if trials < 1:
+        raise UsageError(f"received {trials} trials, but at least 1 is needed")
+    source = runs.open_data(recipe)
+    recipe = train.resolve(recipe, source)
+    out = Path(out)
+    _check_budget(recipe, len(source.labels), max_macs)
+    _open_folder(out, recipe, {"max_macs": max_macs})
+    _search(recipe, source, out, trials, max_macs)
+    found = read(out)
+    write_report(out, recipe, found)
+    return found
+
+
+def _spec(recipe: Recipe) -> Any:
+    from keras_cnns import zoo
+
+    return zoo.spec_of(recipe.model.name, recipe.model.spec)
+
+
+def _check_budget(recipe: Recipe, classes: int, max_macs: int | None) -> None:
+    """Refuse a budget below the cheapest point of the space; say so if the paper's is above it."""
+    if max_macs is None:
+        return
+    spec = _spec(recipe)
+    narrow = specs.map_filters(lambda _, n: min(choices(n)), spec)
+    least = cost_of(recipe, classes, narrow).macs
+    if least > max_macs:
+        raise UsageError(
+            f"no network fits --max-macs {max_macs:,}: the cheapest of the space has {least:,}"
+        )
+    paper = cost_of(recipe, classes, spec).macs
+    if paper > max_macs:
+        print(
+            f"the network as it stands has {paper:,} MACs, more than {max_macs:,}: left out",
+            file=sys.stderr,
+        )
+
+
+def _open_folder(out: Path, recipe: Recipe, settings: Mapping[str, Any]) -> None:
+    """Make the folder of a search, or find in it the same search."""
+    place = out / "search.json"
+    kept = {"recipe": asdict(recipe), **settings}
+    if place.is_file():
+        difference = runs.first_difference(json.loads(place.read_text()), kept)
+        if difference:
+            raise UsageError(f"{out} holds another search: {difference}; choose another --out")
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} holds other files and no search; choose another --out")
+    runs.prepare_folder(out)
+    runs.write_text(out / "recipe.toml", recipes.to_toml(recipe))
+    runs.write_text(place, json.dumps(kept, indent=1) + "\n")
+
+
+def _search(
+    recipe: Recipe, source: data.Source, out: Path, trials: int, max_macs: int | None
+) -> None:
+    """Run the trials that are still missing, and keep trials.json in step."""
+    import keras
+    import keras_tuner
+
+    spec, classes = _spec(recipe), len(source.labels)
+    space = keras_tuner.HyperParameters()
+    for path, n in specs.filters(spec).items():
+        space.Choice(path, choices(n), default=n)
+
+    class FeasibleRandom(keras_tuner.oracles.RandomSearchOracle):
+        """Random points, new ones and within the budget; the paper's own first."""
+
+        rejected = 0
+
+        def populate_space(self, trial_id: str) -> dict[str, Any]:
+            seen = [trial.hyperparameters.values for trial in self.trials.values()]
+            for draw in range(PROPOSALS):
+                values = (
+                    {p.name: p.default for p in space.space}
+                    if draw == 0 and not seen
+                    else self._random_values()
+                )
+                fits = max_macs is None or (
+                    cost_of(recipe, classes, with_values(spec, values)).macs <= max_macs
+                )
+                if fits and values is not None and values not in seen:
+                    return {"status": keras_tuner.engine.trial.TrialStatus.RUNNING, "values": values}
+                self.rejected += 1
+            return {"status": keras_tuner.engine.trial.TrialStatus.STOPPED, "values": None}
+
+    class SpecTuner(keras_tuner.Tuner):
+        """Trains each point by the recipe."""
+
+        def run_trial(self, trial: Any, *_: Any, **__: Any) -> Any:
+            point = with_values(spec, trial.hyperparameters.values)
+            price = cost_of(recipe, classes, point)
+            done = len([t for t in self.oracle.trials.values() if t.status != "RUNNING"])
+            print(
+                f"trial {done + 1} of {trials}: {price.macs:,} MACs, {price.params:,} parameters",
+                file=sys.stderr,
+            )
+            keras.backend.clear_session()
+            model_recipe = replace(
+                recipe, model=replace(recipe.model, spec=specs.to_dict(point))
+            )
+            history = fit(model_recipe, source)
+            return {OBJECTIVE: history[OBJECTIVE][-1]}
+
+        def on_trial_end(self, trial: Any) -> None:
+            super().on_trial_end(trial)
+            write_trials(self.oracle)
+
+    def write_trials(oracle: Any) -> None:
+        rows = [
+            _row(trial, recipe, classes, spec) for _, trial in sorted(oracle.trials.items())
+        ]
+        found = _summary(rows, specs.filters(spec))
+        found |= {"rejected": oracle.rejected, "max_macs": max_macs}
+        runs.write_text(out / "trials.json", json.dumps(found, indent=1) + "\n")
+        best = next((row for row in rows if row["id"] == found["best"]), None)
+        if best:
+            text = tomli_w.dumps({"model": {"name": recipe.model.name, "spec": best["spec"]}})
+            runs.write_text(out / "best.toml", text)
+
+    oracle = FeasibleRandom(
+        objective=keras_tuner.Objective(OBJECTIVE, "max"),
+        max_trials=trials,
+        hyperparameters=space,
+        allow_new_entries=False,
+        tune_new_entries=False,
+        seed=recipe.seed + 1,  # KerasTuner takes 0 for "no seed"
+        max_consecutive_failed_trials=trials,
+    )
+    tuner = SpecTuner(oracle, directory=out, project_name="state", overwrite=False)
+    tuner.search()
+    write_trials(oracle)
+
+
+def fit(recipe: Recipe, source: data.Source) -> Mapping[str, Sequence[float]]:
+    """Train a resolved recipe without a folder, and return its history."""
+    model = train.build(recipe, len(source.labels))
+    names = train.output_names(recipe, model)
+    trained = train.batches(recipe, source, "train", names)
+    held_out = train.batches(recipe, source, "validation", names)
+    trainer = train.compiled(model, recipe, int(trained.cardinality()))
+    history = trainer.fit(trained, validation_data=held_out, epochs=recipe.train.epochs, verbose=0)
+    return {k.replace("predictions_", ""): v for k, v in history.history.items()}
+
+
+def _row(trial: Any, recipe: Recipe, classes: int, spec: Any) -> dict[str, Any]:
+    values = trial.hyperparameters.values
+    point = with_values(spec, values)
+    price = cost_of(recipe, classes, point)
+    return {
+        "id": trial.trial_id,
+        "values": values,
+        "spec": specs.to_dict(point),
+        "params": price.params,
+        "macs": price.macs,
+        "score": trial.score,
+        "status": trial.status.lower(),
+        "why": (trial.message or "").strip().splitlines()[-1] if trial.message else "",
+    }
+
+
+def _summary(rows: list[dict[str, Any]], paper: Mapping[str, int]) -> dict[str, Any]:
+    """Name the best trial, those that no other beats in both accuracy and MACs, and the paper's."""
+    done = [row for row in rows if row["status"] == "completed" and row["score"] is not None]
+    front = [
+        row
+        for row in done
+        if not any(
+            (other["score"] >= row["score"] and other["macs"] < row["macs"])
+            or (other["score"] > row["score"] and other["macs"] <= row["macs"])
+            for other in done
+        )
+    ]
+    best = max(done, key=lambda row: (row["score"], -row["macs"]), default=None)
+    return {
+        "trials": rows,
+        "best": best["id"] if best else None,
+        "pareto": [row["id"] for row in sorted(front, key=lambda row: row["macs"])],
+        "paper": next((row["id"] for row in rows if row["values"] == paper), None),
+        "objective": "validation accuracy",
+    }
+
+
+def read(out: str | Path) -> dict[str, Any]:
+    """Return the trials of a search folder.
+
+    Raises:
+        UsageError: where the folder holds no search.
+    """
+    place = Path(out) / "trials.json"
+    if not place.is_file():
+        raise UsageError(f"{out} holds no trials; give a folder that keras-cnns tune wrote")
+    return json.loads(place.read_text(encoding="utf-8"))
+
+
+def write_report(out: Path, recipe: Recipe, found: dict[str, Any]) -> None:
+    """Write report.html of a search."""
+    done = [row for row in found["trials"] if row["score"] is not None]
+    facts = {
+        "best validation accuracy": f"{max((r['score'] for r in done), default=0):.2%}",
+        "network": recipe.model.name,
+        "data": recipe.data.name,
+        "trials": str(len(found["trials"])),
+        "proposals dropped": str(found["rejected"]),
+    }
+    title = f"Search over the filters of {recipe.model.name}"
+    report.write(out / "report.html", title, facts=facts, trials=found)
