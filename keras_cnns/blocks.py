@@ -24,7 +24,7 @@ class Top(NamedTuple):
     auxiliary: bool = False
 
 
-def conv_norm(
+def conv(
     x: Any,
     filters: int,
     kernel_size: int | tuple[int, int] = 1,
@@ -32,20 +32,10 @@ def conv_norm(
     padding: str = "same",
     *,
     groups: int = 1,
-    norm: bool = True,
-    activation: str | None = "relu",
+    use_bias: bool = False,
     name: str,
 ) -> Any:
-    """Convolution, batch normalisation, activation: act(norm(conv(x))).
-
-    Without `norm` the convolution has a bias instead. `padding` is Keras's "same" or "valid", or
-    "centered": (k - 1) / 2 zeros on every side, as Caffe and torch pad and as "same" does not
-    where the stride is above 1.
-
-    >>> from keras_cnns.trace import FeatureMap
-    >>> conv_norm(FeatureMap((None, 32, 32, 3)), 64, 7, 2, name="conv1").shape
-    (None, 16, 16, 64)
-    """
+    """Convolution alone; arguments as of `conv_norm`."""
     if padding == "centered":
         if strides > 1 and kernel_size != 1:
             margin = (kernel_size - 1) // 2  # type: ignore[operator]
@@ -58,18 +48,76 @@ def conv_norm(
         # batches; picking the pixels first computes the same.
         x = layers.MaxPooling2D(pool_size=1, strides=strides, name=f"{name}_pick")(x)
         strides = 1
-    x = layers.Conv2D(
+    return layers.Conv2D(
         filters=filters,
         kernel_size=kernel_size,
         strides=strides,
         padding=padding,
         groups=groups,
-        use_bias=not norm,
+        use_bias=use_bias,
         kernel_initializer="he_normal",
         name=f"{name}_conv",
     )(x)
+
+
+def conv_norm(
+    x: Any,
+    filters: int,
+    kernel_size: int | tuple[int, int] = 1,
+    strides: int = 1,
+    padding: str = "same",
+    *,
+    groups: int = 1,
+    norm: bool = True,
+    use_bias: bool | None = None,
+    activation: str | None = "relu",
+    name: str,
+) -> Any:
+    """Convolution, batch normalisation, activation: act(norm(conv(x))).
+
+    Without `norm` the convolution has a bias instead; with `use_bias=True` it has both, as in
+    papers that did not yet know that the normalisation cancels it. `padding` is Keras's "same" or "valid", or
+    "centered": (k - 1) / 2 zeros on every side, as Caffe and torch pad and as "same" does not
+    where the stride is above 1.
+
+    >>> from keras_cnns.trace import FeatureMap
+    >>> conv_norm(FeatureMap((None, 32, 32, 3)), 64, 7, 2, name="conv1").shape
+    (None, 16, 16, 64)
+    """
+    bias = not norm if use_bias is None else use_bias
+    x = conv(x, filters, kernel_size, strides, padding, groups=groups, use_bias=bias, name=name)
     if norm:
-        x = layers.BatchNormalization(**BATCH_NORM, name=f"{name}_bn")(x)
+        return norm_act(x, activation, name=name)
+    if activation:
+        x = layers.Activation(activation=activation, name=f"{name}_{activation}")(x)
+    return x
+
+
+def norm_conv(
+    x: Any,
+    filters: int,
+    kernel_size: int | tuple[int, int] = 1,
+    strides: int = 1,
+    padding: str = "same",
+    *,
+    activation: str | None = "relu",
+    name: str,
+) -> Any:
+    """Batch normalisation, activation, convolution without bias: conv(act(norm(x))).
+
+    The pre-activation order of He et al. 2016 and of DenseNet; arguments as of `conv_norm`.
+
+    >>> from keras_cnns.trace import FeatureMap
+    >>> norm_conv(FeatureMap((None, 32, 32, 16)), 64, 3, name="conv1").shape
+    (None, 32, 32, 64)
+    """
+    x = norm_act(x, activation, name=name)
+    return conv(x, filters, kernel_size, strides, padding, name=name)
+
+
+def norm_act(x: Any, activation: str | None = "relu", *, name: str) -> Any:
+    """Batch normalisation and activation: act(norm(x))."""
+    x = layers.BatchNormalization(**BATCH_NORM, name=f"{name}_bn")(x)
     if activation:
         x = layers.Activation(activation=activation, name=f"{name}_{activation}")(x)
     return x
@@ -104,8 +152,8 @@ def vgg_block(x: Any, convs: Sequence[Conv], *, norm: bool = False, name: str) -
     >>> vgg_block(FeatureMap((None, 32, 32, 3)), [Conv(64, 3), Conv(64, 3)], name="conv1").shape
     (None, 16, 16, 64)
     """
-    for i, conv in enumerate(convs, 1):
-        x = conv_norm(x, *conv, norm=norm, name=f"{name}_{i}")
+    for i, step in enumerate(convs, 1):
+        x = conv_norm(x, *step, norm=norm, use_bias=True, name=f"{name}_{i}")
     return pool(x, Pool("max", 2, 2, "valid"), name=f"{name}_pool")
 
 
@@ -124,7 +172,14 @@ def nin_block(x: Any, conv: Conv, mlp: Sequence[int], *, norm: bool = False, nam
     return x
 
 
-def inception_block(x: Any, branches: Branches, *, norm: bool = False, name: str) -> Any:
+def inception_block(
+    x: Any,
+    branches: Branches,
+    *,
+    norm: bool = False,
+    use_bias: bool | None = None,
+    name: str,
+) -> Any:
     """Parallel branches, their channels joined: concat(branch_1(x), ..., branch_n(x)).
 
     Szegedy et al. 2014, figure 2: (a) naive, (b) with reductions; which of them is a matter of the
@@ -141,11 +196,11 @@ def inception_block(x: Any, branches: Branches, *, norm: bool = False, name: str
         for letter, step in zip("abcdefgh", branch, strict=False):
             place = f"{name}_{i}{letter}"
             if isinstance(step, Branches):
-                y = inception_block(y, step, norm=norm, name=place)
+                y = inception_block(y, step, norm=norm, use_bias=use_bias, name=place)
             elif isinstance(step, Pool):
                 y = pool(y, step, name=f"{place}_pool")
             else:
-                y = conv_norm(y, *step, norm=norm, name=place)
+                y = conv_norm(y, *step, norm=norm, use_bias=use_bias, name=place)
         ends.append(y)
     return layers.Concatenate(name=f"{name}_concat")(ends)
 

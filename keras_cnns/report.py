@@ -25,36 +25,28 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from PIL import Image
 
-MAX_CLASSES, MAX_CONFUSIONS, MAX_MISTAKES, MAX_TRIALS, MAX_CHANGES = 20, 10, 18, 40, 24
-MAX_CELLS = 100  # a matrix of more classes shows blocks of neighbouring ones
-MAX_THUMBNAIL = 112  # pixels a side: MAX_MISTAKES of these stay below 1 MB, however noisy
+MAX_CLASSES, MAX_MISTAKES, MAX_TRIALS, MAX_CHANGES = 20, 18, 40, 30
+MAX_CELLS = 100  # the confusion matrix of more classes shows blocks of neighbouring ones
+MAX_SIDE = 112  # pixels of a thumbnail: MAX_MISTAKES of them stay below 1 MB, however noisy
 
 # Stand-ins that Matplotlib takes for colours, and what the page's style sheet calls them.
 INK, MUTED, RULE, BLUE, AMBER = (f"#0a0b0{i}" for i in range(5))
-CSS_COLOURS = {INK: "ink", MUTED: "muted", RULE: "rule", BLUE: "blue", AMBER: "amber"}
-CELL_COLOURS = np.array([[214, 126, 44], [52, 116, 184]]) / 255  # wrong, right; seen on any page
+CSS_NAMES = {INK: "ink", MUTED: "muted", RULE: "rule", BLUE: "blue", AMBER: "amber"}
+CELLS = np.array([[214, 126, 44], [52, 116, 184]]) / 255  # wrong, right: seen in either theme
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "keras_cnns",  # equal figures, equal bytes
     "text.parse_math": False,  # a class may be called "$"
-    "font.size": 12,
-    "axes.titlesize": 12,
-    "axes.titlelocation": "left",
-    "axes.titlecolor": INK,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": RULE,
-    "axes.axisbelow": True,
     "axes.grid": True,
     "axes.grid.axis": "y",
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "grid.color": RULE,
-    "text.color": INK,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
+    "axes.axisbelow": True,
+    "axes.titlelocation": "left",
+    **dict.fromkeys(("font.size", "axes.titlesize"), 12),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
+    **dict.fromkeys(("axes.spines.left", "axes.spines.right", "axes.spines.top"), False),
+    **dict.fromkeys(("axes.titlecolor", "text.color"), INK),
+    **dict.fromkeys(("axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), MUTED),
+    **dict.fromkeys(("axes.edgecolor", "grid.color"), RULE),
 }
 
 
@@ -68,10 +60,9 @@ def write(
     trials: Mapping[str, Any] | None = None,
     artifacts: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
-    """Write the page; a section appears for what is given, a dash for a number that is missing.
+    """Write the page: a section for whatever is given, a dash for a number that is missing.
 
-    The page takes the place of an older one only when it is complete, and equal arguments write
-    equal bytes.
+    It takes the place of an older page only when complete; equal arguments write equal bytes.
 
     Args:
         path: the HTML file, in a folder that exists.
@@ -90,11 +81,11 @@ def write(
     template = files("keras_cnns").joinpath("report.html").read_text("utf-8")
     page = environment.from_string(template).render(
         title=title,
-        facts=facts or {},
+        facts={name: str(value) for name, value in (facts or {}).items()},
         training=_training(history) if history else None,
         test=_test(evaluation) if evaluation else None,
         search=_search(trials) if trials else None,
-        artifacts=artifacts or [],
+        artifacts=artifacts or (),
     )
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -119,9 +110,9 @@ def percent(value: Any) -> str:
     """Return a share as a percentage.
 
     >>> percent(0.98761)
-    '98.76 %'
+    '98.76%'
     """
-    return number(value, ".2%").replace("%", "\N{NO-BREAK SPACE}%")
+    return number(value, ".2%")
 
 
 def short(value: Any) -> str:
@@ -135,7 +126,7 @@ def short(value: Any) -> str:
 
 
 def _finite(value: Any) -> float | None:
-    """Return a number, or None for what is not one: an empty cell, a missing field, NaN."""
+    """Return a number, or None for an empty cell, a missing field, NaN."""
     if value is None or value == "" or isinstance(value, jinja2.Undefined):
         return None
     return found if math.isfinite(found := float(value)) else None
@@ -145,29 +136,240 @@ def _training(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     def column(key: str) -> np.ndarray:
         return np.array([_finite(row.get(key)) for row in history], float)
 
-    epochs = column("epoch") + 1
-    marker = "o" if len(history) < 3 else ""
-    figures = []
-    for title, width, tick, curves in (
-        ("Loss", 370, number_tick, {"loss": MUTED, "val_loss": BLUE}),
-        ("Accuracy", 370, percent_tick, {"accuracy": MUTED, "val_accuracy": BLUE}),
-        ("Learning rate", 190, number_tick, {"learning_rate": MUTED}),
-    ):
-
-        def paint(axes: Axes) -> None:
-            for key, colour in curves.items():
-                axes.plot(epochs, column(key), color=colour, marker=marker, markersize=4)
-            axes.set(title=title, xlabel="epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            axes.yaxis.set_major_locator(MaxNLocator(5))
-            axes.yaxis.set_major_formatter(tick)
-
-        if not all(np.isnan(column(key)).all() for key in curves):
-            figures.append(_svg(title, width, 250, paint))
-    validation = column("val_accuracy")
+    epochs, validation = column("epoch") + 1, column("val_accuracy")
+    figures = [
+        _curves("Loss", 370, epochs, {MUTED: column("loss"), BLUE: column("val_loss")}),
+        _curves("Accuracy", 370, epochs, {MUTED: column("accuracy"), BLUE: validation}),
+        _curves("Learning rate", 190, epochs, {MUTED: column("learning_rate")}),
+    ]
     best = None if np.isnan(validation).all() else int(np.nanargmax(validation))
     return {
-        "figures": figures,
+        "figures": [figure for figure in figures if figure],
         "epochs": len(history),
-        "best": best is not None and {"accuracy": validation[best], "epoch": epochs[best]},
+        "best": None if best is None else {"accuracy": validation[best], "epoch": epochs[best]},
     }
+
+
+def _curves(title: str, width: int, epochs: np.ndarray, curves: Mapping[str, np.ndarray]) -> Markup:
+    def paint(axes: Axes) -> None:
+        for colour, values in curves.items():
+            axes.plot(epochs, values, color=colour, marker="o" if len(epochs) < 3 else "")
+        axes.set(title=title, xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_formatter(_share if title == "Accuracy" else "{x:g}")
+
+    drawn = any(np.isfinite(values).any() for values in curves.values())
+    return _svg(title, width, 250, paint) if drawn else Markup()
+
+
+def _share(value: float, _: int | None = None) -> str:
+    return f"{100 * value:.4g}%"
+
+
+def _test(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    labels = [str(label) for label in evaluation.get("labels") or ()]
+    mistakes = sorted(evaluation.get("mistakes") or (), key=lambda m: -float(m["score"]))
+    found: dict[str, Any] = {
+        "metrics": evaluation.get("metrics") or {},
+        "labels": labels,
+        "mistakes": [_mistake(m, labels) for m in mistakes[:MAX_MISTAKES]],
+        "mistakes_given": len(mistakes),
+    }
+    if evaluation.get("confusion") is None:
+        return found
+    counts = np.asarray(evaluation["confusion"])
+    images, right = counts.sum(1), counts.diagonal()
+    recall, precision = _ratio(right, images), _ratio(right, counts.sum(0))
+    listed = np.argsort(recall, kind="stable")[:MAX_CLASSES]  # NaN (no images) comes last
+    wrong = counts - np.diag(right)
+    worst = np.argsort(-wrong, axis=None, kind="stable")[:10]
+    pairs = zip(*np.unravel_index(worst, wrong.shape), strict=True)
+    return found | {
+        "figure": _confusion(counts, [_clip(label) for label in labels]),
+        "block": math.ceil(len(labels) / MAX_CELLS),
+        "classes": [
+            (labels[i], recall[i], precision[i], images[i])
+            for i in (listed if len(labels) > MAX_CLASSES else range(len(labels)))
+        ],
+        "confusions": [(labels[t], labels[p], wrong[t, p]) for t, p in pairs if wrong[t, p]],
+    }
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Divide, with NaN where there is nothing to divide by."""
+    shape = np.broadcast_shapes(part.shape, whole.shape)
+    return np.divide(part, whole, out=np.full(shape, np.nan), where=whole > 0)
+
+
+def _clip(label: str) -> str:
+    """Return a label as a figure can show it."""
+    label = "".join(filter(str.isprintable, label))
+    return label if len(label) < 15 else label[:13] + "…"
+
+
+def _confusion(counts: np.ndarray, names: Sequence[str]) -> Markup:
+    starts = range(0, len(counts), math.ceil(len(counts) / MAX_CELLS))
+    counts = np.add.reduceat(np.add.reduceat(counts, starts, 0), starts, 1)
+    cells, names = len(counts), names if len(names) <= 2 * MAX_CLASSES else ()
+    share = np.sqrt(np.nan_to_num(_ratio(counts, counts.sum(1, keepdims=True))))
+    longest = max(map(len, names), default=0)
+
+    def paint(axes: Axes) -> None:
+        axes.imshow(np.dstack([CELLS[np.eye(cells, dtype=int)], share]), interpolation="none")
+        axes.set(xlabel="predicted", ylabel="true")
+        axes.grid(False)
+        axes.spines[:].set_visible(cells > MAX_CLASSES)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xticks(range(len(names)), names)
+        if longest > 3:
+            axes.tick_params("x", rotation=90)
+        if cells <= MAX_CLASSES:
+            for (row, column), count in np.ndenumerate(counts):
+                text = f"{count:,}" if 0 < count < 10_000 else short(count) if count else ""
+                colour = "white" if share[row, column] > 0.7 else INK
+                axes.text(column, row, text, color=colour, ha="center", va="center_baseline")
+
+    side = cells * max(36, 150 // cells) if cells <= MAX_CLASSES else 600
+    width, height = side + 40 + 8 * longest, side + 40 + 8 * (longest if longest > 3 else 1)
+    return _svg("Confusion matrix", width, height, paint)
+
+
+def _mistake(mistake: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+    pixels = np.asarray(mistake["image"], np.uint8)
+    pixels = pixels[..., 0] if pixels.shape[2] == 1 else pixels[..., :3]
+    picture, png = Image.fromarray(np.ascontiguousarray(pixels)), io.BytesIO()
+    picture.thumbnail((MAX_SIDE, MAX_SIDE))
+    picture.save(png, "PNG", optimize=True)
+    return {
+        "source": "data:image/png;base64," + b64encode(png.getvalue()).decode(),
+        "small": max(pixels.shape) < MAX_SIDE,
+        "label": labels[int(mistake["label"])],
+        "predicted": labels[int(mistake["predicted"])],
+        "score": mistake["score"],
+        "file": mistake.get("file"),
+    }
+
+
+def _search(trials: Mapping[str, Any]) -> dict[str, Any]:
+    objective = str(trials.get("objective") or "score")
+    show = percent if "accuracy" in objective else lambda score: number(score, ".4g")
+    budget = _finite(trials.get("max_macs"))
+    paper = next((t for t in trials["trials"] if t["id"] == trials.get("paper")), None)
+    rows = []
+    for trial in trials["trials"]:
+        score, macs = _finite(trial.get("score")), _finite(trial.get("macs"))
+        tags = [tag for tag in ("best", "paper") if trials.get(tag) == trial["id"]]
+        rows.append(
+            {
+                "id": trial["id"],
+                "score": score,
+                "shown": show(score),
+                "macs": macs,
+                "params": trial.get("params"),
+                "tags": tags + ["Pareto"] * (trial["id"] in (trials.get("pareto") or ())),
+                "changes": _changes(trial, paper),
+                "status": trial.get("status") or "",
+                "why": trial.get("why") or "",
+            }
+        )
+    rows.sort(key=lambda row: -math.inf if row["score"] is None else row["score"], reverse=True)
+    scored = [row for row in rows if row["score"] is not None and row["macs"] is not None]
+    return {
+        "figure": _scatter(scored, objective, budget) if scored else None,
+        "objective": objective,
+        "rows": rows[:MAX_TRIALS],
+        "count": len(rows),
+        "statuses": Counter(row["status"] for row in rows if row["status"]),
+        "budget": budget,
+        "best": next((row for row in rows if "best" in row["tags"]), None),
+        "paper": next((row for row in rows if "paper" in row["tags"]), None),
+    }
+
+
+def _changes(trial: Mapping[str, Any], paper: Mapping[str, Any] | None) -> list[str]:
+    """Return a trial's values, or where the paper's split is known only what differs from it."""
+    values, usual = trial.get("values") or {}, (paper or {}).get("values") or {}
+    return [
+        f"{key} {usual[key]} → {value}" if key in usual else f"{key} {value}"
+        for key, value in values.items()
+        if usual.get(key) != value
+    ]
+
+
+def _scatter(rows: Sequence[Mapping[str, Any]], objective: str, budget: float | None) -> Markup:
+    def paint(axes: Axes) -> None:
+        front = sorted((row["macs"], row["score"]) for row in rows if "Pareto" in row["tags"])
+        axes.plot(*zip(*front, strict=True), color=BLUE, drawstyle="steps-post") if front else None
+        for i, row in enumerate(rows):
+            tags, point = row["tags"], (row["macs"], row["score"])
+            colour = AMBER if "paper" in tags else BLUE if tags else MUTED
+            shape, size = "D" if "paper" in tags else "o", 10 if "best" in tags else 8
+            axes.plot(*point, shape, color=colour, markersize=size, gid=f"tip{i}")
+            words = [{"best": "best", "paper": "the paper’s split"}[t] for t in tags if t != "Pareto"]
+            up = 1 if "best" in tags else -1
+            place = {"xytext": (0, 9 * up), "ha": "center", "va": "bottom" if up > 0 else "top"}
+            axes.annotate(", ".join(words), point, textcoords="offset points", **place)
+        if budget is not None:
+            axes.axvline(budget, color=AMBER, linestyle=(0, (4, 3)), linewidth=1)
+            top = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points"}
+            words = f"budget {short(budget)}"
+            axes.annotate(words, (budget, 1), xytext=(0, 5), ha="center", color=AMBER, **top)
+        axes.margins(0.06, 0.14)
+        axes.set(title=objective.capitalize(), xlabel="MACs for one image")
+        axes.xaxis.set_major_formatter(lambda value, _: short(value))
+        axes.yaxis.set_major_formatter(_share if "accuracy" in objective else "{x:g}")
+
+    return _svg("Trials", 640, 360, paint, [_tip(row) for row in rows])
+
+
+def _tip(row: Mapping[str, Any]) -> str:
+    marks = f" ({', '.join(row['tags'])})" if row["tags"] else ""
+    cost = f"{short(row['macs'])} MACs, {short(row['params'])} parameters"
+    more = len(row["changes"]) - MAX_CHANGES
+    changes = row["changes"][:MAX_CHANGES] + [f"and {more} more"] * (more > 0)
+    return "\n".join([f"Trial {row['id']}{marks}: {row['shown']}, {cost}", ", ".join(changes)]).strip()
+
+
+def _svg(
+    name: str, width: int, height: int, paint: Callable[[Axes], None], tips: Sequence[str] = ()
+) -> Markup:
+    """Draw, and return an <svg> for the page: CSS sets its type, artists with gid "tip<i>" get tips.
+
+    One unit is one pixel at full size.
+    """
+    drawn = io.StringIO()
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has its own fonts
+        figure = Figure((width / 72, height / 72), layout="constrained")
+        paint(figure.add_subplot())
+        unsaid = dict.fromkeys(("Date", "Creator", "Type", "Format"))
+        figure.savefig(drawn, format="svg", transparent=True, metadata=unsaid)
+    root = ElementTree.fromstring(drawn.getvalue())
+    prefix = name.lower().replace(" ", "-")
+    for element in list(root.iter()):
+        element.tag = element.tag.rpartition("}")[2]
+        kept = {key.rpartition("}")[2]: value for key, value in element.attrib.items()}
+        if kept.get("id", "").startswith("tip"):
+            tip = ElementTree.Element("title")
+            tip.text = tips[int(kept["id"][3:])]
+            element.insert(0, tip)
+        if element.tag in ("path", "clipPath"):  # what is referred to; other ids would only clash
+            kept |= {"id": f"{prefix}-{kept['id']}"} if "id" in kept else {}
+        else:
+            kept.pop("id", None)
+        if kept.get("href", "").startswith("#"):
+            kept["href"] = f"#{prefix}-{kept['href'][1:]}"
+        if "clip-path" in kept:
+            kept["clip-path"] = kept["clip-path"].replace("#", f"#{prefix}-")
+        if element.tag == "text":
+            style = kept["style"].split("; ")
+            kept["style"] = "; ".join(part for part in style if not part.startswith("font"))
+        element.attrib = kept
+    root.remove(root[0])  # a style sheet, which would hold for the whole page
+    size = {"style": f"max-width: {width}px", "viewBox": root.attrib["viewBox"]}
+    root.attrib = {"role": "img", "aria-label": name, **size}
+    text = ElementTree.tostring(root, encoding="unicode")
+    for stand_in, css in CSS_NAMES.items():
+        text = text.replace(stand_in, f"var(--{css})")
+    return Markup(text)
