@@ -29,7 +29,7 @@ def conv(
     filters: int,
     kernel_size: int | tuple[int, int] = 1,
     strides: int = 1,
-    padding: str = "same",
+    padding: str | int = "same",
     *,
     groups: int = 1,
     use_bias: bool = False,
@@ -37,12 +37,11 @@ def conv(
 ) -> Any:
     """Convolution alone; arguments as of `conv_norm`."""
     if padding == "centered":
-        if strides > 1 and kernel_size != 1:
-            margin = (kernel_size - 1) // 2  # type: ignore[operator]
-            x = layers.ZeroPadding2D(padding=margin, name=f"{name}_pad")(x)
-            padding = "valid"
-        else:
-            padding = "same"
+        moves = strides > 1 and kernel_size != 1
+        padding = (kernel_size - 1) // 2 if moves else "same"  # type: ignore[operator]
+    if isinstance(padding, int):
+        x = layers.ZeroPadding2D(padding=padding, name=f"{name}_pad")(x)
+        padding = "valid"
     if kernel_size == 1 and strides > 1 and x.shape[-1] < 16:
         # TensorFlow 2.21's oneDNN gradient of this convolution writes past its memory for odd
         # batches; picking the pixels first computes the same.
@@ -65,7 +64,7 @@ def conv_norm(
     filters: int,
     kernel_size: int | tuple[int, int] = 1,
     strides: int = 1,
-    padding: str = "same",
+    padding: str | int = "same",
     *,
     groups: int = 1,
     norm: bool = True,
@@ -76,9 +75,9 @@ def conv_norm(
     """Convolution, batch normalisation, activation: act(norm(conv(x))).
 
     Without `norm` the convolution has a bias instead; with `use_bias=True` it has both, as in
-    papers that did not yet know that the normalisation cancels it. `padding` is Keras's "same" or "valid", or
-    "centered": (k - 1) / 2 zeros on every side, as Caffe and torch pad and as "same" does not
-    where the stride is above 1.
+    papers that did not yet know that the normalisation cancels it. `padding` is Keras's "same" or
+    "valid", a number of zeros on every side, or "centered": (k - 1) / 2 of them, as Caffe and
+    torch pad and as "same" does not where the stride is above 1.
 
     >>> from keras_cnns.trace import FeatureMap
     >>> conv_norm(FeatureMap((None, 32, 32, 3)), 64, 7, 2, name="conv1").shape
@@ -98,7 +97,7 @@ def norm_conv(
     filters: int,
     kernel_size: int | tuple[int, int] = 1,
     strides: int = 1,
-    padding: str = "same",
+    padding: str | int = "same",
     *,
     activation: str | None = "relu",
     name: str,
@@ -143,10 +142,13 @@ def pool(x: Any, step: Pool, *, name: str) -> Any:
     )(x)
 
 
-def vgg_block(x: Any, convs: Sequence[Conv], *, norm: bool = False, name: str) -> Any:
+def vgg_block(
+    x: Any, convs: Sequence[Conv], *, norm: bool = False, lrn: bool = False, name: str
+) -> Any:
     """Convolutions, then a 2x2 max pooling that halves the map: pool(conv(...conv(x))).
 
-    Simonyan & Zisserman 2014, table 1. (h, w, c) -> (h / 2, w / 2, filters of the last).
+    Simonyan & Zisserman 2014, table 1; with `lrn`, a local response normalisation before the
+    pooling (column A-LRN). (h, w, c) -> (h / 2, w / 2, filters of the last).
 
     >>> from keras_cnns.trace import FeatureMap
     >>> vgg_block(FeatureMap((None, 32, 32, 3)), [Conv(64, 3), Conv(64, 3)], name="conv1").shape
@@ -154,6 +156,10 @@ def vgg_block(x: Any, convs: Sequence[Conv], *, norm: bool = False, name: str) -
     """
     for i, step in enumerate(convs, 1):
         x = conv_norm(x, *step, norm=norm, use_bias=True, name=f"{name}_{i}")
+    if lrn:
+        x = layers.LocalResponseNormalization(
+            size=5, alpha=1e-4, beta=0.75, k=2.0, name=f"{name}_lrn"
+        )(x)
     return pool(x, Pool("max", 2, 2, "valid"), name=f"{name}_pool")
 
 
@@ -205,6 +211,16 @@ def inception_block(
     return layers.Concatenate(name=f"{name}_concat")(ends)
 
 
+ORDERS = (
+    "original",
+    "norm_after_addition",
+    "relu_before_addition",
+    "relu_only_preactivation",
+    "full_preactivation",
+)
+SHORTCUTS = ("projection", "zeros", "pooled", "none")
+
+
 def residual_block(
     x: Any,
     filters: int,
@@ -212,48 +228,199 @@ def residual_block(
     strides: int = 1,
     bottleneck: bool = False,
     shortcut: str = "projection",
+    order: str = "original",
+    stride_in: int = 3,
+    use_bias: bool = False,
     name: str,
 ) -> Any:
-    """Residual block: relu(x + f(x)).
+    """Residual block: x + f(x), and what `order` puts before, between and after.
 
-    He et al. 2015, figure 5: two 3x3 convolutions, or with `bottleneck` a 1x1, a 3x3 and a 1x1 of
-    four times the filters. The stride is the 3x3's, as everybody trains it since. (h, w, c) ->
-    (h / strides, w / strides, filters or 4 * filters).
+    He et al. 2015, figure 5: f is two 3x3 convolutions, or with `bottleneck` a 1x1, a 3x3 and a
+    1x1 of four times the filters. (h, w, c) -> (h / strides, w / strides, filters or 4 * filters).
 
     Args:
         x: feature map.
         filters: of the 3x3 convolutions.
-        strides: of the first 3x3 convolution, and of the shortcut.
+        strides: of one convolution of f, and of the shortcut.
         bottleneck: the block of the right side of figure 5.
         shortcut: what stands in for x where its shape does not fit: "projection" (option B, a 1x1
-            convolution), or "zeros" (option A, zero channels, no weights). Where the shape fits
-            it is x itself.
+            convolution), "zeros" (option A, zero channels, no weights), or "pooled" (a projection
+            only where the channels differ); "none" leaves x out altogether: a plain network.
+        order: of convolution, normalisation and ReLU: (a) to (e) of He et al. 2016, figure 4,
+            which are the words of `ORDERS`.
+        stride_in: of a bottleneck's convolutions, the kernel size of the one that takes the
+            stride: 3, as everybody trains it since, or 1, as the paper has it.
+        use_bias: gives the last convolution and the projection a bias.
         name: the names of its layers begin with it.
 
     >>> from keras_cnns.trace import FeatureMap
     >>> residual_block(FeatureMap((None, 56, 56, 64)), 128, strides=2, name="conv3_1").shape
     (None, 28, 28, 128)
     """
+    for received, allowed, what in ((order, ORDERS, "order"), (shortcut, SHORTCUTS, "shortcut")):
+        if received not in allowed:
+            raise UsageError(
+                f'{name}: unknown {what} "{received}"; allowed are {", ".join(allowed)}'
+            )
+    width = 4 * filters if bottleneck else filters
     if bottleneck:
-        width = 4 * filters
-        y = conv_norm(x, filters, name=f"{name}_a")
-        y = conv_norm(y, filters, 3, strides, padding="centered", name=f"{name}_b")
-        y = conv_norm(y, width, activation=None, name=f"{name}_c")
+        first, second = (strides, 1) if stride_in == 1 else (1, strides)
+        steps = [(filters, 1, first), (filters, 3, second), (width, 1, 1)]
     else:
-        width = filters
-        y = conv_norm(x, filters, 3, strides, padding="centered", name=f"{name}_a")
-        y = conv_norm(y, filters, 3, activation=None, name=f"{name}_b")
-    if shortcut not in ("projection", "zeros"):
-        raise UsageError(f'{name}: unknown shortcut "{shortcut}"; allowed are projection, zeros')
-    if strides > 1 or x.shape[-1] != width:
-        if shortcut == "projection":
-            x = conv_norm(x, width, 1, strides, activation=None, name=f"{name}_shortcut")
-        else:
-            if strides > 1:
-                x = layers.MaxPooling2D(pool_size=1, strides=strides, name=f"{name}_pick")(x)
-            x = layers.PadChannels(filters=width, name=f"{name}_zeros")(x)
-    x = layers.Add(name=f"{name}_add")([x, y])
+        steps = [(filters, 3, strides), (filters, 3, 1)]
+    full = order == "full_preactivation"
+    y = source = x
+    for letter, (n, kernel_size, stride) in zip("abc", steps, strict=False):
+        place, last = f"{name}_{letter}", letter == "abc"[len(steps) - 1]
+        if full:
+            y = norm_act(y, name=place)
+            source = y if letter == "a" else source
+        elif order == "relu_only_preactivation":
+            y = layers.Activation(activation="relu", name=f"{place}_relu")(y)
+        bias = use_bias and last
+        y = conv(y, n, kernel_size, stride, "centered", use_bias=bias, name=place)
+        if not full and not (last and order == "norm_after_addition"):
+            between = order != "relu_only_preactivation"
+            after = between and (not last or order == "relu_before_addition")
+            y = norm_act(y, "relu" if after else None, name=place)
+    if shortcut != "none":
+        if strides > 1 or x.shape[-1] != width:
+            x = _shortcut(x, source, width, strides, shortcut, full, use_bias, name)
+        y = layers.Add(name=f"{name}_add")([x, y])
+    if order == "norm_after_addition":
+        return norm_act(y, name=name)
+    if order == "original":
+        y = layers.Activation(activation="relu", name=f"{name}_relu")(y)
+    return y
+
+
+def _shortcut(
+    x: Any, source: Any, width: int, strides: int, kind: str, full: bool, use_bias: bool, name: str
+) -> Any:
+    """What stands in for x where its shape does not fit; `source` is x as f sees it."""
+    if kind == "projection" or (kind == "pooled" and x.shape[-1] != width):
+        place = f"{name}_shortcut"
+        if full:
+            return conv(source, width, 1, strides, use_bias=use_bias, name=place)
+        return conv_norm(x, width, 1, strides, activation=None, name=place)
+    if strides > 1:
+        x = layers.MaxPooling2D(pool_size=1, strides=strides, name=f"{name}_pick")(x)
+    if x.shape[-1] != width:
+        x = layers.PadChannels(filters=width, name=f"{name}_zeros")(x)
+    return x
+
+
+def dense_block(
+    x: Any, growth: int, depth: int, *, bottleneck: int = 4, dropout: float = 0.0, name: str
+) -> Any:
+    """Dense block: layers that see all that came before them, x = concat(x, f(x)).
+
+    Huang et al. 2016, figure 1 and equation 2. (h, w, c) -> (h, w, c + depth * growth).
+
+    Args:
+        x: feature map.
+        growth: filters of each layer's 3x3 convolution, the paper's k.
+        depth: how many layers.
+        bottleneck: a 1x1 convolution of so many times `growth` goes before; 0 leaves it out.
+        dropout: fraction dropped after each convolution.
+        name: the names of its layers begin with it.
+
+    >>> from keras_cnns.trace import FeatureMap
+    >>> dense_block(FeatureMap((None, 56, 56, 64)), 32, 6, name="dense1").shape
+    (None, 56, 56, 256)
+    """
+    convs = [(bottleneck * growth, 1)] * (bottleneck > 0) + [(growth, 3)]
+    for i in range(1, depth + 1):
+        y = x
+        for filters, size in convs:
+            place = f"{name}_{i}_{size}x{size}"
+            y = norm_conv(y, filters, size, name=place)
+            if dropout:
+                y = layers.Dropout(rate=dropout, name=f"{place}_dropout")(y)
+        x = layers.Concatenate(name=f"{name}_{i}_concat")([x, y])
+    return x
+
+
+def repvgg_block(
+    x: Any,
+    filters: int,
+    *,
+    strides: int = 1,
+    groups: int = 1,
+    deploy: bool = False,
+    name: str,
+) -> Any:
+    """RepVGG block: relu(norm(conv3x3(x)) + norm(conv1x1(x)) + norm(x)), without the last where shapes differ.
+
+    Ding et al. 2021, figure 2. All three are linear, so that one 3x3 convolution with a bias can
+    compute their sum: `deploy` builds that. (h, w, c) -> (h / strides, w / strides, filters).
+
+    >>> from keras_cnns.trace import FeatureMap
+    >>> repvgg_block(FeatureMap((None, 56, 56, 64)), 128, strides=2, name="stage3_1").shape
+    (None, 28, 28, 128)
+    """
+    settings = {"strides": strides, "groups": groups, "padding": "centered"}
+    if deploy:
+        return conv_norm(x, filters, 3, **settings, norm=False, name=name)
+    branches = [
+        conv_norm(x, filters, size, **settings, activation=None, name=f"{name}_{size}x{size}")
+        for size in (3, 1)
+    ]
+    if strides == 1 and x.shape[-1] == filters:
+        branches.append(norm_act(x, None, name=f"{name}_identity"))
+    x = layers.Add(name=f"{name}_add")(branches)
     return layers.Activation(activation="relu", name=f"{name}_relu")(x)
+
+
+def mixer_block(
+    x: Any, tokens: int, channels: int, *, approximate: bool = True, name: str
+) -> Any:
+    """Mixer block: a perceptron across positions, one across channels: x += f(x'); x += g(x).
+
+    Tolstikhin et al. 2021, figure 1 and equation 1; each works on a layer normalisation. The
+    first is the same for all channels, the second for all positions: two 1x1 convolutions, the
+    perceptron of a `nin_block`. (h, w, c) -> (h, w, c).
+
+    Args:
+        x: feature map.
+        tokens: hidden units of the perceptron across positions.
+        channels: hidden units of the perceptron across channels.
+        approximate: GELU by its tanh formula.
+        name: the names of its layers begin with it.
+
+    >>> from keras_cnns.trace import FeatureMap
+    >>> mixer_block(FeatureMap((None, 14, 14, 512)), 256, 2048, name="mixer1").shape
+    (None, 14, 14, 512)
+    """
+    height, width, depth = x.shape[1:]
+
+    def norm(x: Any, place: str) -> Any:
+        return layers.LayerNormalization(epsilon=1e-6, name=f"{place}_norm")(x)
+
+    def gelu(x: Any, place: str) -> Any:
+        return layers.GELU(approximate=approximate, name=f"{place}_gelu")(x)
+
+    def dense(x: Any, units: int, name: str) -> Any:
+        return layers.Dense(units=units, kernel_initializer="lecun_normal", name=name)(x)
+
+    def conv1x1(x: Any, filters: int, name: str) -> Any:
+        return layers.Conv2D(
+            filters=filters, kernel_size=1, kernel_initializer="lecun_normal", name=name
+        )(x)
+
+    place = f"{name}_tokens"
+    y = layers.Permute(dims=(3, 1, 2), name=f"{place}_permute")(norm(x, place))
+    y = layers.Reshape(target_shape=(depth, height * width), name=f"{place}_flatten")(y)
+    y = gelu(dense(y, tokens, f"{place}_fc1"), place)
+    y = dense(y, height * width, f"{place}_fc2")
+    y = layers.Reshape(target_shape=(depth, height, width), name=f"{place}_unflatten")(y)
+    y = layers.Permute(dims=(2, 3, 1), name=f"{place}_unpermute")(y)
+    x = layers.Add(name=f"{place}_add")([x, y])
+
+    place = f"{name}_channels"
+    y = gelu(conv1x1(norm(x, place), channels, f"{place}_conv1"), place)
+    y = conv1x1(y, depth, f"{place}_conv2")
+    return layers.Add(name=f"{place}_add")([x, y])
 
 
 def classifier(

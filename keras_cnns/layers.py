@@ -91,3 +91,35 @@ class PadChannels(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
         return {**super().get_config(), "filters": self.filters}
+
+
+@keras.saving.register_keras_serializable(package="keras_cnns")
+class GELU(keras.layers.Layer):
+    """Multiply by the normal distribution's cumulative: x * P(X <= x).
+
+    Hendrycks & Gimpel 2016, https://arxiv.org/abs/1606.08415. Keras's activation "gelu" is exact
+    and has no other form by name; its error function has no counterpart in ONNX before opset 20.
+
+    Args:
+        approximate: 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), which is JAX's default,
+            instead of the error function.
+
+    >>> float(GELU()(ops.zeros((1, 1)))[0, 0])
+    0.0
+    """
+
+    def __init__(self, approximate: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.approximate = approximate
+
+    def call(self, inputs: Any) -> Any:
+        """Activate a tensor of any shape."""
+        return ops.gelu(inputs, approximate=self.approximate)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return the input's shape."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {**super().get_config(), "approximate": self.approximate}

@@ -7,6 +7,7 @@ their colours as the page's CSS variables, so that they follow the reader's ligh
 import io
 import math
 import os
+import re
 import warnings
 from base64 import b64encode
 from collections import Counter
@@ -14,25 +15,24 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import jinja2
 import matplotlib
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 from PIL import Image
 
-MAX_CLASSES, MAX_MISTAKES, MAX_TRIALS, MAX_CHANGES = 20, 18, 40, 30
+MAX_CLASSES, MAX_MISTAKES, MAX_TRIALS = 20, 18, 40
 MAX_CELLS = 100  # the confusion matrix of more classes shows blocks of neighbouring ones
 MAX_SIDE = 112  # pixels of a thumbnail: MAX_MISTAKES of them stay below 1 MB, however noisy
 
 # Stand-ins that Matplotlib takes for colours, and what the page's style sheet calls them.
 INK, MUTED, RULE, BLUE, AMBER = (f"#0a0b0{i}" for i in range(5))
 CSS_NAMES = {INK: "ink", MUTED: "muted", RULE: "rule", BLUE: "blue", AMBER: "amber"}
-CELLS = np.array([[214, 126, 44], [52, 116, 184]]) / 255  # wrong, right: seen in either theme
+CELLS = np.array([[214, 126, 44], [52, 116, 184]])  # wrong, right: seen in either theme
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "keras_cnns",  # equal figures, equal bytes
@@ -77,7 +77,7 @@ def write(
         artifacts: what `keras-cnns verify --json` lists.
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(number=number, percent=percent, short=short)
+    environment.filters.update(number=number, short=short)
     template = files("keras_cnns").joinpath("report.html").read_text("utf-8")
     page = environment.from_string(template).render(
         title=title,
@@ -85,7 +85,7 @@ def write(
         training=_training(history) if history else None,
         test=_test(evaluation) if evaluation else None,
         search=_search(trials) if trials else None,
-        artifacts=artifacts or (),
+        artifacts=artifacts,
     )
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -99,20 +99,11 @@ def write(
 def number(value: Any, pattern: str = ",.0f") -> str:
     """Return a number as text, or a dash where there is none.
 
-    >>> number(61706), number("0.5", ".2f"), number(None), number(float("nan"))
-    ('61,706', '0.50', '–', '–')
+    >>> number(61706), number("0.9876", ".2%"), number(None), number(float("nan"))
+    ('61,706', '98.76%', '–', '–')
     """
     found = _finite(value)
     return "–" if found is None else format(found, pattern)
-
-
-def percent(value: Any) -> str:
-    """Return a share as a percentage.
-
-    >>> percent(0.98761)
-    '98.76%'
-    """
-    return number(value, ".2%")
 
 
 def short(value: Any) -> str:
@@ -142,12 +133,9 @@ def _training(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         _curves("Accuracy", 370, epochs, {MUTED: column("accuracy"), BLUE: validation}),
         _curves("Learning rate", 190, epochs, {MUTED: column("learning_rate")}),
     ]
-    best = None if np.isnan(validation).all() else int(np.nanargmax(validation))
-    return {
-        "figures": [figure for figure in figures if figure],
-        "epochs": len(history),
-        "best": None if best is None else {"accuracy": validation[best], "epoch": epochs[best]},
-    }
+    best = np.argmax(np.nan_to_num(validation, nan=-1))
+    found = {"best": validation[best], "best_epoch": epochs[best], "epochs": len(epochs)}
+    return found | {"figures": [figure for figure in figures if figure]}
 
 
 def _curves(title: str, width: int, epochs: np.ndarray, curves: Mapping[str, np.ndarray]) -> Markup:
@@ -157,219 +145,135 @@ def _curves(title: str, width: int, epochs: np.ndarray, curves: Mapping[str, np.
         axes.set(title=title, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(_share if title == "Accuracy" else "{x:g}")
+        axes.yaxis.set_major_formatter(PercentFormatter(1) if title == "Accuracy" else "{x:g}")
 
-    drawn = any(np.isfinite(values).any() for values in curves.values())
+    drawn = np.isfinite(list(curves.values())).any()
     return _svg(title, width, 250, paint) if drawn else Markup()
 
 
-def _share(value: float, _: int | None = None) -> str:
-    return f"{100 * value:.4g}%"
-
-
 def _test(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    labels = [str(label) for label in evaluation.get("labels") or ()]
-    mistakes = sorted(evaluation.get("mistakes") or (), key=lambda m: -float(m["score"]))
-    found: dict[str, Any] = {
-        "metrics": evaluation.get("metrics") or {},
-        "labels": labels,
-        "mistakes": [_mistake(m, labels) for m in mistakes[:MAX_MISTAKES]],
-        "mistakes_given": len(mistakes),
-    }
-    if evaluation.get("confusion") is None:
-        return found
-    counts = np.asarray(evaluation["confusion"])
-    images, right = counts.sum(1), counts.diagonal()
-    recall, precision = _ratio(right, images), _ratio(right, counts.sum(0))
-    listed = np.argsort(recall, kind="stable")[:MAX_CLASSES]  # NaN (no images) comes last
+    labels, counts = evaluation["labels"], np.asarray(evaluation["confusion"])
+    mistakes = sorted(evaluation.get("mistakes") or (), key=lambda mistake: -mistake["score"])
+    right, images = counts.diagonal(), counts.sum(1)
+    with np.errstate(invalid="ignore"):  # a class without images has a NaN for a recall
+        recall, precision = right / images, right / counts.sum(0)
+    lowest = np.argsort(recall, kind="stable")[:MAX_CLASSES]
     wrong = counts - np.diag(right)
     worst = np.argsort(-wrong, axis=None, kind="stable")[:10]
     pairs = zip(*np.unravel_index(worst, wrong.shape), strict=True)
-    return found | {
-        "figure": _confusion(counts, [_clip(label) for label in labels]),
-        "block": math.ceil(len(labels) / MAX_CELLS),
+    starts = range(0, len(labels), math.ceil(len(labels) / MAX_CELLS))
+    blocks = np.add.reduceat(np.add.reduceat(counts, starts, 0), starts, 1)
+    shade = np.sqrt(blocks / blocks.sum(1, keepdims=True).clip(1))  # the root shows single errors
+    return {
+        "metrics": evaluation["metrics"],
+        "labels": labels,
+        "counts": counts,
+        "shade": shade,
+        "block": starts.step,
+        "heat_map": _png(np.dstack([CELLS[np.eye(len(shade), dtype=int)], 255 * shade])),
         "classes": [
             (labels[i], recall[i], precision[i], images[i])
-            for i in (listed if len(labels) > MAX_CLASSES else range(len(labels)))
+            for i in (lowest if len(labels) > MAX_CLASSES else range(len(labels)))
         ],
         "confusions": [(labels[t], labels[p], wrong[t, p]) for t, p in pairs if wrong[t, p]],
+        "mistakes": [{**m, "source": _png(m["image"])} for m in mistakes[:MAX_MISTAKES]],
+        "mistakes_given": len(mistakes),
     }
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Divide, with NaN where there is nothing to divide by."""
-    shape = np.broadcast_shapes(part.shape, whole.shape)
-    return np.divide(part, whole, out=np.full(shape, np.nan), where=whole > 0)
-
-
-def _clip(label: str) -> str:
-    """Return a label as a figure can show it."""
-    label = "".join(filter(str.isprintable, label))
-    return label if len(label) < 15 else label[:13] + "…"
-
-
-def _confusion(counts: np.ndarray, names: Sequence[str]) -> Markup:
-    starts = range(0, len(counts), math.ceil(len(counts) / MAX_CELLS))
-    counts = np.add.reduceat(np.add.reduceat(counts, starts, 0), starts, 1)
-    cells, names = len(counts), names if len(names) <= 2 * MAX_CLASSES else ()
-    share = np.sqrt(np.nan_to_num(_ratio(counts, counts.sum(1, keepdims=True))))
-    longest = max(map(len, names), default=0)
-
-    def paint(axes: Axes) -> None:
-        axes.imshow(np.dstack([CELLS[np.eye(cells, dtype=int)], share]), interpolation="none")
-        axes.set(xlabel="predicted", ylabel="true")
-        axes.grid(False)
-        axes.spines[:].set_visible(cells > MAX_CLASSES)
-        axes.set_yticks(range(len(names)), names)
-        axes.set_xticks(range(len(names)), names)
-        if longest > 3:
-            axes.tick_params("x", rotation=90)
-        if cells <= MAX_CLASSES:
-            for (row, column), count in np.ndenumerate(counts):
-                text = f"{count:,}" if 0 < count < 10_000 else short(count) if count else ""
-                colour = "white" if share[row, column] > 0.7 else INK
-                axes.text(column, row, text, color=colour, ha="center", va="center_baseline")
-
-    side = cells * max(36, 150 // cells) if cells <= MAX_CLASSES else 600
-    width, height = side + 40 + 8 * longest, side + 40 + 8 * (longest if longest > 3 else 1)
-    return _svg("Confusion matrix", width, height, paint)
-
-
-def _mistake(mistake: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
-    pixels = np.asarray(mistake["image"], np.uint8)
-    pixels = pixels[..., 0] if pixels.shape[2] == 1 else pixels[..., :3]
-    picture, png = Image.fromarray(np.ascontiguousarray(pixels)), io.BytesIO()
+def _png(image: np.ndarray) -> str:
+    """Return an image [height, width, channels] as a data: URL, shrunk where it is large."""
+    picture, file = Image.fromarray(np.uint8(image.squeeze())), io.BytesIO()
     picture.thumbnail((MAX_SIDE, MAX_SIDE))
-    picture.save(png, "PNG", optimize=True)
-    return {
-        "source": "data:image/png;base64," + b64encode(png.getvalue()).decode(),
-        "small": max(pixels.shape) < MAX_SIDE,
-        "label": labels[int(mistake["label"])],
-        "predicted": labels[int(mistake["predicted"])],
-        "score": mistake["score"],
-        "file": mistake.get("file"),
-    }
+    picture.save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + b64encode(file.getvalue()).decode()
 
 
 def _search(trials: Mapping[str, Any]) -> dict[str, Any]:
-    objective = str(trials.get("objective") or "score")
-    show = percent if "accuracy" in objective else lambda score: number(score, ".4g")
-    budget = _finite(trials.get("max_macs"))
-    paper = next((t for t in trials["trials"] if t["id"] == trials.get("paper")), None)
-    rows = []
-    for trial in trials["trials"]:
-        score, macs = _finite(trial.get("score")), _finite(trial.get("macs"))
-        tags = [tag for tag in ("best", "paper") if trials.get(tag) == trial["id"]]
-        rows.append(
-            {
-                "id": trial["id"],
-                "score": score,
-                "shown": show(score),
-                "macs": macs,
-                "params": trial.get("params"),
-                "tags": tags + ["Pareto"] * (trial["id"] in (trials.get("pareto") or ())),
-                "changes": _changes(trial, paper),
-                "status": trial.get("status") or "",
-                "why": trial.get("why") or "",
-            }
-        )
+    by_id = {trial["id"]: trial for trial in trials["trials"]}
+    usual = by_id.get(trials.get("paper"), {}).get("values") or {}
+    rows: list[dict[str, Any]] = []
+    for name, trial in by_id.items():
+        changes = [
+            f"{key} {usual[key]} → {value}" if key in usual else f"{key} {value}"
+            for key, value in (trial.get("values") or {}).items()
+            if usual.get(key) != value
+        ]
+        tags = [tag for tag in ("best", "paper") if trials.get(tag) == name]
+        tags += ["Pareto"] if name in (trials.get("pareto") or ()) else []
+        rows.append({**trial, "score": _finite(trial["score"]), "tags": tags, "changes": changes})
     rows.sort(key=lambda row: -math.inf if row["score"] is None else row["score"], reverse=True)
-    scored = [row for row in rows if row["score"] is not None and row["macs"] is not None]
+    objective = trials.get("objective") or "score"
+    found = {tag: row for row in rows for tag in row["tags"]}
     return {
-        "figure": _scatter(scored, objective, budget) if scored else None,
+        "best": found.get("best"),
+        "paper": found.get("paper"),
+        "budget": trials.get("max_macs"),
         "objective": objective,
+        "pattern": ".2%" if "accuracy" in objective else ".4g",
+        "figure": _scatter(rows, objective, trials.get("max_macs")),
         "rows": rows[:MAX_TRIALS],
-        "count": len(rows),
-        "statuses": Counter(row["status"] for row in rows if row["status"]),
-        "budget": budget,
-        "best": next((row for row in rows if "best" in row["tags"]), None),
-        "paper": next((row for row in rows if "paper" in row["tags"]), None),
+        "statuses": Counter(row["status"] for row in rows),
     }
 
 
-def _changes(trial: Mapping[str, Any], paper: Mapping[str, Any] | None) -> list[str]:
-    """Return a trial's values, or where the paper's split is known only what differs from it."""
-    values, usual = trial.get("values") or {}, (paper or {}).get("values") or {}
-    return [
-        f"{key} {usual[key]} → {value}" if key in usual else f"{key} {value}"
-        for key, value in values.items()
-        if usual.get(key) != value
-    ]
-
-
 def _scatter(rows: Sequence[Mapping[str, Any]], objective: str, budget: float | None) -> Markup:
+    rows = [row for row in rows if row["score"] is not None]
+    front = sorted((row["macs"], row["score"]) for row in rows if "Pareto" in row["tags"])
+    accuracy = "accuracy" in objective
+
     def paint(axes: Axes) -> None:
-        front = sorted((row["macs"], row["score"]) for row in rows if "Pareto" in row["tags"])
-        axes.plot(*zip(*front, strict=True), color=BLUE, drawstyle="steps-post") if front else None
+        axes.step([macs for macs, _ in front], [score for _, score in front], BLUE, where="post")
         for i, row in enumerate(rows):
             tags, point = row["tags"], (row["macs"], row["score"])
-            colour = AMBER if "paper" in tags else BLUE if tags else MUTED
-            shape, size = "D" if "paper" in tags else "o", 10 if "best" in tags else 8
-            axes.plot(*point, shape, color=colour, markersize=size, gid=f"tip{i}")
-            words = [{"best": "best", "paper": "the paper’s split"}[t] for t in tags if t != "Pareto"]
-            up = 1 if "best" in tags else -1
-            place = {"xytext": (0, 9 * up), "ha": "center", "va": "bottom" if up > 0 else "top"}
-            axes.annotate(", ".join(words), point, textcoords="offset points", **place)
+            shape, colour = "D" if "paper" in tags else "o", BLUE if tags else MUTED
+            colour = AMBER if "paper" in tags else colour
+            axes.plot(*point, shape, color=colour, markersize=8, gid=f"tip{i}")
+            for tag, up, words in ("best", 9, "best"), ("paper", -9, "the paper’s split"):
+                if tag in tags:
+                    place = {"va": "bottom" if up > 0 else "top", "textcoords": "offset points"}
+                    axes.annotate(words, point, xytext=(0, up), ha="center", **place)
         if budget is not None:
-            axes.axvline(budget, color=AMBER, linestyle=(0, (4, 3)), linewidth=1)
-            top = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points"}
-            words = f"budget {short(budget)}"
-            axes.annotate(words, (budget, 1), xytext=(0, 5), ha="center", color=AMBER, **top)
+            axes.axvline(budget, color=AMBER, linestyle="--", linewidth=1)
+            place = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points"}
+            axes.annotate(f"budget {short(budget)}", (budget, 1), xytext=(0, 5), ha="center", **place)
         axes.margins(0.06, 0.14)
         axes.set(title=objective.capitalize(), xlabel="MACs for one image")
         axes.xaxis.set_major_formatter(lambda value, _: short(value))
-        axes.yaxis.set_major_formatter(_share if "accuracy" in objective else "{x:g}")
+        axes.yaxis.set_major_formatter(PercentFormatter(1) if accuracy else "{x:g}")
 
-    return _svg("Trials", 640, 360, paint, [_tip(row) for row in rows])
-
-
-def _tip(row: Mapping[str, Any]) -> str:
-    marks = f" ({', '.join(row['tags'])})" if row["tags"] else ""
-    cost = f"{short(row['macs'])} MACs, {short(row['params'])} parameters"
-    more = len(row["changes"]) - MAX_CHANGES
-    changes = row["changes"][:MAX_CHANGES] + [f"and {more} more"] * (more > 0)
-    return "\n".join([f"Trial {row['id']}{marks}: {row['shown']}, {cost}", ", ".join(changes)]).strip()
+    tips = [
+        f"Trial {row['id']}: {number(row['score'], '.2%' if accuracy else '.4g')}, "
+        f"{short(row['macs'])} MACs, {short(row['params'])} parameters\n"
+        + ", ".join(row["changes"][:30] + ["…"] * (len(row["changes"]) > 30))
+        for row in rows
+    ]
+    return _svg("Trials", 640, 360, paint, tips) if rows else Markup()
 
 
 def _svg(
     name: str, width: int, height: int, paint: Callable[[Axes], None], tips: Sequence[str] = ()
 ) -> Markup:
-    """Draw, and return an <svg> for the page: CSS sets its type, artists with gid "tip<i>" get tips.
+    """Draw a figure for the page, `width` pixels wide where there is room.
 
-    One unit is one pixel at full size.
+    The page sets its type and its colours; what has the gid "tip<i>" says tips[i] when pointed at.
     """
-    drawn = io.StringIO()
+    file = io.StringIO()
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has its own fonts
         figure = Figure((width / 72, height / 72), layout="constrained")
         paint(figure.add_subplot())
         unsaid = dict.fromkeys(("Date", "Creator", "Type", "Format"))
-        figure.savefig(drawn, format="svg", transparent=True, metadata=unsaid)
-    root = ElementTree.fromstring(drawn.getvalue())
-    prefix = name.lower().replace(" ", "-")
-    for element in list(root.iter()):
-        element.tag = element.tag.rpartition("}")[2]
-        kept = {key.rpartition("}")[2]: value for key, value in element.attrib.items()}
-        if kept.get("id", "").startswith("tip"):
-            tip = ElementTree.Element("title")
-            tip.text = tips[int(kept["id"][3:])]
-            element.insert(0, tip)
-        if element.tag in ("path", "clipPath"):  # what is referred to; other ids would only clash
-            kept |= {"id": f"{prefix}-{kept['id']}"} if "id" in kept else {}
-        else:
-            kept.pop("id", None)
-        if kept.get("href", "").startswith("#"):
-            kept["href"] = f"#{prefix}-{kept['href'][1:]}"
-        if "clip-path" in kept:
-            kept["clip-path"] = kept["clip-path"].replace("#", f"#{prefix}-")
-        if element.tag == "text":
-            style = kept["style"].split("; ")
-            kept["style"] = "; ".join(part for part in style if not part.startswith("font"))
-        element.attrib = kept
-    root.remove(root[0])  # a style sheet, which would hold for the whole page
-    size = {"style": f"max-width: {width}px", "viewBox": root.attrib["viewBox"]}
-    root.attrib = {"role": "img", "aria-label": name, **size}
-    text = ElementTree.tostring(root, encoding="unicode")
+        figure.savefig(file, format="svg", transparent=True, metadata=unsaid)
+    name = name.lower().replace(" ", "-")
+    text = re.sub(r"font-size: 12px; font-family: [^;\"]*;? ?", "", file.getvalue())
+    text = re.sub(r'(?: id="|"#|url\(#)', rf"\g<0>{name}-", text).replace("xlink:href", "href")
+    text = re.sub(
+        r'<g id="[a-z]+-tip(\d+)">',
+        lambda found: f"{found[0]}<title>{escape(tips[int(found[1])])}</title>",
+        text.partition("</style>")[2],  # a rule that would hold for the whole page
+    )
     for stand_in, css in CSS_NAMES.items():
         text = text.replace(stand_in, f"var(--{css})")
-    return Markup(text)
+    box = f'viewBox="0 0 {width} {height}" style="max-width: {width}px"'
+    return Markup(f'<svg role="img" aria-label="{name}" {box}><defs>{text}')

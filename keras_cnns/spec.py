@@ -19,7 +19,7 @@ class Conv(NamedTuple):
     filters: Filters
     kernel_size: int | tuple[int, int] = 1
     strides: int = 1
-    padding: str = "same"
+    padding: str | int = "same"
 
 
 class Pool(NamedTuple):

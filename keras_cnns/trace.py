@@ -50,6 +50,7 @@ class FeatureMap:
     receptive_field: Size = (1, 1)
     stride: Size = (1, 1)
     rows: list[Row] = field(default_factory=list)
+    zeros: Size = (0, 0)  # rows and columns of `shape` that the layer before has padded
 
 
 class Effect(NamedTuple):
@@ -60,6 +61,7 @@ class Effect(NamedTuple):
     macs: int = 0
     window: Size = (1, 1)
     strides: Size = (1, 1)
+    zeros: Size = (0, 0)
 
 
 def pair(value: int | tuple[int, int] | list[int]) -> Size:
@@ -68,14 +70,11 @@ def pair(value: int | tuple[int, int] | list[int]) -> Size:
 
 
 def _window(shape: tuple[int, ...], window: Size, strides: Size, padding: str, what: str) -> Size:
-    """Return the height and width that come out of a sliding window.
-
-    A stride that finds less than its own length would only copy the map: the image is too small.
-    """
+    """Return the height and width that come out of a sliding window."""
     out = []
     for n, k, s in zip(shape, window, strides, strict=False):
         size = -(-n // s) if padding == "same" else (n - k) // s + 1
-        if size < 1 or n < s:
+        if size < 1:
             raise TooSmall(f"{what}: a map of {shape[0]}x{shape[1]} is too small for it")
         out.append(size)
     return out[0], out[1]
@@ -146,7 +145,8 @@ def _flatten(x: tuple[int, ...], c: Config) -> Effect:
 def _pad(x: tuple[int, ...], c: Config) -> Effect:
     padding = c.get("padding", 1)
     (top, bottom), (left, right) = (pair(side) for side in pair(padding))  # type: ignore[arg-type]
-    return Effect((x[0] + top + bottom, x[1] + left + right, x[2]))
+    zeros = (top + bottom, left + right)
+    return Effect((x[0] + zeros[0], x[1] + zeros[1], x[2]), zeros=zeros)
 
 
 def _norm(x: tuple[int, ...], c: Config) -> Effect:
@@ -155,6 +155,17 @@ def _norm(x: tuple[int, ...], c: Config) -> Effect:
 
 def _concatenate(x: list[tuple[int, ...]], c: Config) -> Effect:
     return Effect((*x[0][:-1], sum(shape[-1] for shape in x)))
+
+
+def _permute(x: tuple[int, ...], c: Config) -> Effect:
+    shape = tuple(x[axis - 1] for axis in c["dims"])
+    # With the channels in front, layers over the last axis mix the whole map.
+    return Effect(shape, 0, 0, (x[0], x[1])) if tuple(c["dims"]) == (3, 1, 2) else Effect(shape)
+
+
+def _reshape(x: tuple[int, ...], c: Config) -> Effect:
+    known = prod(n for n in c["target_shape"] if n != -1)
+    return Effect(tuple(prod(x) // known if n == -1 else n for n in c["target_shape"]))
 
 
 def _same(x: tuple[int, ...], c: Config) -> Effect:
@@ -176,9 +187,11 @@ ARITHMETIC: dict[str, Callable[[Any, Config], Effect]] = {
     "LayerNormalization": _norm,
     "Concatenate": _concatenate,
     "Add": lambda x, c: Effect(x[0]),
+    "Permute": _permute,
+    "Reshape": _reshape,
     "PadChannels": lambda x, c: Effect((*x[:-1], c["filters"])),
     **dict.fromkeys(
-        ["Activation", "ReLU", "Dropout", "LocalResponseNormalization", "Rescaling"], _same
+        ["Activation", "GELU", "ReLU", "Dropout", "LocalResponseNormalization", "Rescaling"], _same
     ),
 }
 
@@ -198,14 +211,24 @@ def record(kind: str, config: Config, inputs: Any, effect: Effect) -> FeatureMap
     stride = (stride[0] * sh, stride[1] * sw)
     row = Row(config.get("name", ""), kind, effect.shape, effect.params, effect.macs, seen, stride)
     first.rows.append(row)
-    return FeatureMap((None, *effect.shape), seen, stride, first.rows)
+    return FeatureMap((None, *effect.shape), seen, stride, first.rows, effect.zeros)
 
 
 def trace_layer(kind: str, config: Config, inputs: Any) -> FeatureMap:
-    """Apply the arithmetic of Keras's layer `kind`, configured so, to one or several feature maps."""
-    several = isinstance(inputs, list | tuple)
-    shapes = [x.shape[1:] for x in inputs] if several else inputs.shape[1:]
-    return record(kind, config, inputs, ARITHMETIC[kind](shapes, config))
+    """Apply the arithmetic of Keras's layer `kind`, configured so, to one or several feature maps.
+
+    Raises:
+        TooSmall: where nothing comes out, or a stride finds less of a map than its own length and
+            would only copy it.
+    """
+    if isinstance(inputs, list | tuple):
+        return record(kind, config, inputs, ARITHMETIC[kind]([x.shape[1:] for x in inputs], config))
+    effect = ARITHMETIC[kind](inputs.shape[1:], config)
+    if effect.strides != (1, 1):
+        sizes = [n - zeros for n, zeros in zip(inputs.shape[1:], inputs.zeros, strict=False)]
+        if any(n < stride for n, stride in zip(sizes, effect.strides, strict=True)):
+            raise TooSmall(f"{config.get('name', kind)}: a map of {sizes} is too small for it")
+    return record(kind, config, inputs, effect)
 
 
 class _Layers:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, int, int]
 IMAGENET = (224, 224, 3)
+CIFAR = (32, 32, 3)
 
 
 class Net(NamedTuple):
@@ -52,22 +53,93 @@ class Net(NamedTuple):
 
 TORCHVISION = "torchvision's table of weights"
 CAFFE = "Caffe's model zoo, counted"
+PYTORCHCV = "pytorchcv's table of weights"
+KERAS = "keras.applications, counted"
+COUNTED = "no published count; counted independently"
 # fmt: off
 _ROWS = (
     Net("lenet5", "LeNet", 1998, "lenet:LENET5", 61_706, 416_520, 32,
         "the usual count of LeNet-5 with a full C3", (32, 32, 1), 10),
     Net("alexnet", "AlexNet", 2012, "alexnet:ALEXNET", 60_965_224, 724_406_816, 67,
         CAFFE, (227, 227, 3)),
+    Net("alexnet_1col", "AlexNet", 2012, "alexnet:ALEXNET_1COL", 62_378_344, 1_135_256_096, 67,
+        PYTORCHCV, (227, 227, 3)),
+    Net("alexnet_owt", "AlexNet", 2014, "alexnet:ALEXNET_OWT", 61_100_840, 714_188_480, 63,
+        TORCHVISION),
+    Net("alexnet_d2l", "AlexNet", 2014, "alexnet:ALEXNET_D2L", 46_764_746, 938_146_176, 65,
+        COUNTED, (224, 224, 1), 10),
     Net("nin", "NiN", 2013, "nin:NIN", 7_595_176, 1_100_188_800, 39, CAFFE),
+    Net("nin_cifar", "NiN", 2013, "nin:NIN_CIFAR", 966_986, 222_486_528, 4, PYTORCHCV, CIFAR, 10),
+    Net("nin_d2l", "NiN", 2013, "nin:NIN_D2L", 1_992_166, 762_297_352, 67, COUNTED, (224, 224, 1),
+        10),
     Net("vgg11", "VGG", 2014, "vgg:VGG11", 132_863_336, 7_609_090_048, 32, TORCHVISION),
+    Net("vgg11_lrn", "VGG", 2014, "vgg:VGG11_LRN", 132_863_336, 7_609_090_048, 32, COUNTED),
+    Net("vgg11_bn", "VGG", 2014, "vgg:VGG11_BN", 132_868_840, 7_609_090_048, 32, TORCHVISION),
     Net("vgg13", "VGG", 2014, "vgg:VGG13", 133_047_848, 11_308_466_176, 32, TORCHVISION),
+    Net("vgg13_bn", "VGG", 2014, "vgg:VGG13_BN", 133_053_736, 11_308_466_176, 32, TORCHVISION),
     Net("vgg16", "VGG", 2014, "vgg:VGG16", 138_357_544, 15_470_264_320, 32, TORCHVISION),
+    Net("vgg16_bn", "VGG", 2014, "vgg:VGG16_BN", 138_365_992, 15_470_264_320, 32, TORCHVISION),
+    Net("vgg16_c", "VGG", 2014, "vgg:VGG16_C", 133_638_952, 11_770_888_192, 32, COUNTED),
     Net("vgg19", "VGG", 2014, "vgg:VGG19", 143_667_240, 19_632_062_464, 32, TORCHVISION),
+    Net("vgg19_bn", "VGG", 2014, "vgg:VGG19_BN", 143_678_248, 19_632_062_464, 32, TORCHVISION),
     Net("inception_v1", "Inception", 2014, "inception_v1:INCEPTION_V1", 6_998_552, 1_582_671_872,
         17, CAFFE, auxiliary_params=13_378_280),
     Net("resnet18", "ResNet", 2015, "resnet:RESNET18", 11_689_512, 1_814_073_344, 17, TORCHVISION),
     Net("resnet34", "ResNet", 2015, "resnet:RESNET34", 21_797_672, 3_663_761_408, 17, TORCHVISION),
     Net("resnet50", "ResNet", 2015, "resnet:RESNET50", 25_557_032, 4_089_184_256, 17, TORCHVISION),
+    Net("resnet101", "ResNet", 2015, "resnet:RESNET101", 44_549_160, 7_801_405_440, 17,
+        TORCHVISION),
+    Net("resnet152", "ResNet", 2015, "resnet:RESNET152", 60_192_808, 11_513_626_624, 17,
+        TORCHVISION),
+    Net("resnet200", "ResNet", 2015, "resnet:RESNET200", 64_673_832, 15_007_481_856, 17, PYTORCHCV),
+    Net("resnet50_v1", "ResNet", 2015, "resnet:RESNET50_V1", 25_557_032, 3_857_973_248, 17,
+        PYTORCHCV),
+    Net("resnet101_v1", "ResNet", 2015, "resnet:RESNET101_V1", 44_549_160, 7_570_194_432, 17,
+        PYTORCHCV),
+    Net("resnet152_v1", "ResNet", 2015, "resnet:RESNET152_V1", 60_192_808, 11_282_415_616, 17,
+        PYTORCHCV),
+    Net("plain18", "ResNet", 2015, "resnet:PLAIN18", 11_515_688, 1_794_805_760, 17, COUNTED),
+    Net("plain34", "ResNet", 2015, "resnet:PLAIN34", 21_623_848, 3_644_493_824, 17, COUNTED),
+    Net("resnet20_cifar", "ResNet", 2015, "resnet:RESNET20_CIFAR", 269_722, 40_551_040, 3, COUNTED,
+        CIFAR, 10),
+    Net("resnet32_cifar", "ResNet", 2015, "resnet:RESNET32_CIFAR", 464_154, 68_862_592, 3, COUNTED,
+        CIFAR, 10),
+    Net("resnet44_cifar", "ResNet", 2015, "resnet:RESNET44_CIFAR", 658_586, 97_174_144, 3, COUNTED,
+        CIFAR, 10),
+    Net("resnet56_cifar", "ResNet", 2015, "resnet:RESNET56_CIFAR", 853_018, 125_485_696, 3,
+        COUNTED, CIFAR, 10),
+    Net("resnet110_cifar", "ResNet", 2015, "resnet:RESNET110_CIFAR", 1_727_962, 252_887_680, 3,
+        COUNTED, CIFAR, 10),
+    Net("resnet1202_cifar", "ResNet", 2015, "resnet:RESNET1202_CIFAR", 19_421_274, 2_829_238_912,
+        3, COUNTED, CIFAR, 10),
+    Net("plain20_cifar", "ResNet", 2015, "resnet:PLAIN20_CIFAR", 269_722, 40_551_040, 3, COUNTED,
+        CIFAR, 10),
+    Net("plain32_cifar", "ResNet", 2015, "resnet:PLAIN32_CIFAR", 464_154, 68_862_592, 3, COUNTED,
+        CIFAR, 10),
+    Net("plain44_cifar", "ResNet", 2015, "resnet:PLAIN44_CIFAR", 658_586, 97_174_144, 3, COUNTED,
+        CIFAR, 10),
+    Net("plain56_cifar", "ResNet", 2015, "resnet:PLAIN56_CIFAR", 853_018, 125_485_696, 3, COUNTED,
+        CIFAR, 10),
+    Net("resnet18_v2", "ResNet", 2016, "resnet:RESNET18_V2", 11_687_848, 1_814_073_344, 17,
+        PYTORCHCV),
+    Net("resnet34_v2", "ResNet", 2016, "resnet:RESNET34_V2", 21_796_008, 3_663_761_408, 17,
+        PYTORCHCV),
+    Net("resnet50_v2", "ResNet", 2016, "resnet:RESNET50_V2", 25_549_480, 4_089_184_256, 17,
+        PYTORCHCV),
+    Net("resnet101_v2", "ResNet", 2016, "resnet:RESNET101_V2", 44_541_608, 7_801_405_440, 17,
+        PYTORCHCV),
+    Net("resnet152_v2", "ResNet", 2016, "resnet:RESNET152_V2", 60_185_256, 11_513_626_624, 17,
+        PYTORCHCV),
+    Net("resnet50_v2_keras", "ResNet", 2016, "resnet:RESNET50_V2_KERAS", 25_568_360, 3_482_255_360,
+        17, KERAS),
+    Net("resnet101_v2_keras", "ResNet", 2016, "resnet:RESNET101_V2_KERAS", 44_577_896,
+        7_194_476_544, 17, KERAS),
+    Net("resnet152_v2_keras", "ResNet", 2016, "resnet:RESNET152_V2_KERAS", 60_236_904,
+        10_906_697_728, 17, KERAS),
+    Net("resnet164_v2_cifar", "ResNet", 2016, "resnet:RESNET164_V2_CIFAR", 1_703_258, 247_646_720,
+        3, PYTORCHCV, CIFAR, 10),
+    Net("resnet1001_v2_cifar", "ResNet", 2016, "resnet:RESNET1001_V2_CIFAR", 10_327_706,
+        1_490_995_712, 3, PYTORCHCV, CIFAR, 10),
 )
 # fmt: on
 NETS: Mapping[str, Net] = MappingProxyType({net.name: net for net in _ROWS})
