@@ -5,6 +5,7 @@ names begin with.
 """
 
 from collections.abc import Mapping, Sequence
+from string import ascii_lowercase
 from typing import Any, NamedTuple
 
 from keras_cnns.errors import UsageError
@@ -70,6 +71,7 @@ def conv_norm(
     norm: bool = True,
     use_bias: bool | None = None,
     activation: str | None = "relu",
+    epsilon: float = BATCH_NORM["epsilon"],
     name: str,
 ) -> Any:
     """Convolution, batch normalisation, activation: act(norm(conv(x))).
@@ -77,7 +79,8 @@ def conv_norm(
     Without `norm` the convolution has a bias instead; with `use_bias=True` it has both, as in
     papers that did not yet know that the normalisation cancels it. `padding` is Keras's "same" or
     "valid", a number of zeros on every side, or "centered": (k - 1) / 2 of them, as Caffe and
-    torch pad and as "same" does not where the stride is above 1.
+    torch pad and as "same" does not where the stride is above 1. `epsilon` is what the
+    normalisation adds to the variance.
 
     >>> from keras_cnns.trace import FeatureMap
     >>> conv_norm(FeatureMap((None, 32, 32, 3)), 64, 7, 2, name="conv1").shape
@@ -86,7 +89,7 @@ def conv_norm(
     bias = not norm if use_bias is None else use_bias
     x = conv(x, filters, kernel_size, strides, padding, groups=groups, use_bias=bias, name=name)
     if norm:
-        return norm_act(x, activation, name=name)
+        return norm_act(x, activation, epsilon=epsilon, name=name)
     if activation:
         x = layers.Activation(activation=activation, name=f"{name}_{activation}")(x)
     return x
@@ -114,9 +117,15 @@ def norm_conv(
     return conv(x, filters, kernel_size, strides, padding, name=name)
 
 
-def norm_act(x: Any, activation: str | None = "relu", *, name: str) -> Any:
+def norm_act(
+    x: Any,
+    activation: str | None = "relu",
+    *,
+    epsilon: float = BATCH_NORM["epsilon"],
+    name: str,
+) -> Any:
     """Batch normalisation and activation: act(norm(x))."""
-    x = layers.BatchNormalization(**BATCH_NORM, name=f"{name}_bn")(x)
+    x = layers.BatchNormalization(**{**BATCH_NORM, "epsilon": epsilon}, name=f"{name}_bn")(x)
     if activation:
         x = layers.Activation(activation=activation, name=f"{name}_{activation}")(x)
     return x
@@ -184,6 +193,7 @@ def inception_block(
     *,
     norm: bool = False,
     use_bias: bool | None = None,
+    epsilon: float = BATCH_NORM["epsilon"],
     name: str,
 ) -> Any:
     """Parallel branches, their channels joined: concat(branch_1(x), ..., branch_n(x)).
@@ -196,19 +206,29 @@ def inception_block(
     >>> inception_block(FeatureMap((None, 28, 28, 192)), naive, name="3a").shape
     (None, 28, 28, 416)
     """
-    ends = []
-    for i, branch in enumerate(branches, 1):
-        y = x
-        for letter, step in zip("abcdefgh", branch, strict=False):
-            place = f"{name}_{i}{letter}"
-            if isinstance(step, Branches):
-                y = inception_block(y, step, norm=norm, use_bias=use_bias, name=place)
-            elif isinstance(step, Pool):
-                y = pool(y, step, name=f"{place}_pool")
-            else:
-                y = conv_norm(y, *step, norm=norm, use_bias=use_bias, name=place)
-        ends.append(y)
+    options: dict[str, Any] = {"norm": norm, "use_bias": use_bias, "epsilon": epsilon}
+    ends = [chain(x, steps, **options, name=f"{name}_{i}") for i, steps in enumerate(branches, 1)]
     return layers.Concatenate(name=f"{name}_concat")(ends)
+
+
+def chain(x: Any, steps: Sequence[Any], *, name: str, **options: Any) -> Any:
+    """Convolutions, poolings and parallel branches, one after another: step_n(... step_1(x)).
+
+    A letter is added to `name` for each step; `options` are those of `inception_block`.
+
+    >>> from keras_cnns.trace import FeatureMap
+    >>> chain(FeatureMap((None, 32, 32, 3)), (Conv(64, 7, 2), Pool("max", 3, 2)), name="stem_").shape
+    (None, 8, 8, 64)
+    """
+    for letter, step in zip(ascii_lowercase[: len(steps)], steps, strict=True):
+        place = f"{name}{letter}"
+        if isinstance(step, Branches):
+            x = inception_block(x, step, **options, name=place)
+        elif isinstance(step, Pool):
+            x = pool(x, step, name=f"{place}_pool")
+        else:
+            x = conv_norm(x, *step, **options, name=place)
+    return x
 
 
 ORDERS = (
@@ -350,16 +370,17 @@ def repvgg_block(
     deploy: bool = False,
     name: str,
 ) -> Any:
-    """RepVGG block: relu(norm(conv3x3(x)) + norm(conv1x1(x)) + norm(x)), without the last where shapes differ.
+    """RepVGG block: relu(norm(conv3x3(x)) + norm(conv1x1(x)) + norm(x)).
 
-    Ding et al. 2021, figure 2. All three are linear, so that one 3x3 convolution with a bias can
-    compute their sum: `deploy` builds that. (h, w, c) -> (h / strides, w / strides, filters).
+    Ding et al. 2021, figure 2; norm(x) only where its shape fits. Once trained, the sum is linear
+    in x, so that one 3x3 convolution with a bias computes the same: `deploy` builds that one.
+    (h, w, c) -> (h / strides, w / strides, filters).
 
     >>> from keras_cnns.trace import FeatureMap
     >>> repvgg_block(FeatureMap((None, 56, 56, 64)), 128, strides=2, name="stage3_1").shape
     (None, 28, 28, 128)
     """
-    settings = {"strides": strides, "groups": groups, "padding": "centered"}
+    settings: Mapping[str, Any] = {"strides": strides, "groups": groups, "padding": "centered"}
     if deploy:
         return conv_norm(x, filters, 3, **settings, norm=False, name=name)
     branches = [
@@ -372,19 +393,17 @@ def repvgg_block(
     return layers.Activation(activation="relu", name=f"{name}_relu")(x)
 
 
-def mixer_block(
-    x: Any, tokens: int, channels: int, *, approximate: bool = True, name: str
-) -> Any:
-    """Mixer block: a perceptron across positions, one across channels: x += f(x'); x += g(x).
+def mixer_block(x: Any, tokens: int, channels: int, *, approximate: bool = True, name: str) -> Any:
+    """Mixer block: x = x + f(norm(x)) across positions, then x + g(norm(x)) across channels.
 
-    Tolstikhin et al. 2021, figure 1 and equation 1; each works on a layer normalisation. The
-    first is the same for all channels, the second for all positions: two 1x1 convolutions, the
-    perceptron of a `nin_block`. (h, w, c) -> (h, w, c).
+    Tolstikhin et al. 2021, figure 1 and equation 1: f is the same for all channels, g for all
+    positions. Both are two 1x1 convolutions, like the perceptron of a `nin_block`; for f, positions
+    and channels change places. (h, w, c) -> (h, w, c).
 
     Args:
         x: feature map.
-        tokens: hidden units of the perceptron across positions.
-        channels: hidden units of the perceptron across channels.
+        tokens: hidden units of f.
+        channels: hidden units of g.
         approximate: GELU by its tanh formula.
         name: the names of its layers begin with it.
 
@@ -394,32 +413,30 @@ def mixer_block(
     """
     height, width, depth = x.shape[1:]
 
-    def norm(x: Any, place: str) -> Any:
-        return layers.LayerNormalization(epsilon=1e-6, name=f"{place}_norm")(x)
-
-    def gelu(x: Any, place: str) -> Any:
-        return layers.GELU(approximate=approximate, name=f"{place}_gelu")(x)
-
-    def dense(x: Any, units: int, name: str) -> Any:
-        return layers.Dense(units=units, kernel_initializer="lecun_normal", name=name)(x)
-
-    def conv1x1(x: Any, filters: int, name: str) -> Any:
-        return layers.Conv2D(
-            filters=filters, kernel_size=1, kernel_initializer="lecun_normal", name=name
-        )(x)
+    def perceptron(x: Any, units: int, place: str) -> Any:
+        for i, filters in enumerate((units, x.shape[-1]), 1):
+            x = layers.Conv2D(
+                filters=filters,
+                kernel_size=1,
+                kernel_initializer="lecun_normal",
+                name=f"{place}_{i}_conv",
+            )(x)
+            if i == 1:
+                x = layers.GELU(approximate=approximate, name=f"{place}_1_gelu")(x)
+        return x
 
     place = f"{name}_tokens"
-    y = layers.Permute(dims=(3, 1, 2), name=f"{place}_permute")(norm(x, place))
-    y = layers.Reshape(target_shape=(depth, height * width), name=f"{place}_flatten")(y)
-    y = gelu(dense(y, tokens, f"{place}_fc1"), place)
-    y = dense(y, height * width, f"{place}_fc2")
-    y = layers.Reshape(target_shape=(depth, height, width), name=f"{place}_unflatten")(y)
-    y = layers.Permute(dims=(2, 3, 1), name=f"{place}_unpermute")(y)
+    y = layers.LayerNormalization(epsilon=1e-6, name=f"{place}_norm")(x)
+    y = layers.Permute(dims=(3, 1, 2), name=f"{place}_last")(y)
+    y = layers.Reshape(target_shape=(1, depth, height * width), name=f"{place}_flat")(y)
+    y = perceptron(y, tokens, place)
+    y = layers.Reshape(target_shape=(depth, height, width), name=f"{place}_map")(y)
+    y = layers.Permute(dims=(2, 3, 1), name=f"{place}_first")(y)
     x = layers.Add(name=f"{place}_add")([x, y])
 
     place = f"{name}_channels"
-    y = gelu(conv1x1(norm(x, place), channels, f"{place}_conv1"), place)
-    y = conv1x1(y, depth, f"{place}_conv2")
+    y = layers.LayerNormalization(epsilon=1e-6, name=f"{place}_norm")(x)
+    y = perceptron(y, channels, place)
     return layers.Add(name=f"{place}_add")([x, y])
 
 
@@ -478,17 +495,61 @@ def predictions(logits: Any, top: Top) -> Any:
     )(logits)
 
 
-def auxiliary_head(x: Any, top: Top, *, filters: int = 128, units: int = 1024, name: str) -> Any:
+def auxiliary_head(
+    x: Any,
+    top: Top,
+    *,
+    filters: int = 128,
+    units: int = 1024,
+    size: int | None = None,
+    norm: bool = False,
+    epsilon: float = BATCH_NORM["epsilon"],
+    name: str,
+) -> Any:
     """A small classifier on an inner feature map, that brings it a gradient of its own.
 
     Szegedy et al. 2014, section 5: average pooling 5x5/3, 1x1 convolution, dense layer, 70 %
-    dropout, class scores. (h, w, c) -> (num_classes,).
+    dropout, class scores. With a `size`, the means of so many times so many parts of the map
+    instead, as torchvision has it. (h, w, c) -> (num_classes,).
     """
-    x = pool(x, Pool("average", 5, 3, "valid"), name=f"{name}_pool")
-    x = conv_norm(x, filters, norm=False, name=name)
+    if size is None:
+        x = pool(x, Pool("average", 5, 3, "valid"), name=f"{name}_pool")
+    else:
+        x = layers.AdaptiveAveragePooling2D(output_size=size, name=f"{name}_pool")(x)
+    x = conv_norm(x, filters, norm=norm, epsilon=epsilon, name=name)
     x = layers.Flatten(name=f"{name}_flatten")(x)
     x = _dense(x, units, "relu", name=f"{name}_fc")
     x = layers.Dropout(rate=0.7, name=f"{name}_dropout")(x)
+    return _auxiliary_scores(x, top, name)
+
+
+def auxiliary_conv_head(
+    x: Any,
+    top: Top,
+    *,
+    filters: tuple[int, int] = (128, 768),
+    epsilon: float = BATCH_NORM["epsilon"],
+    name: str,
+) -> Any:
+    """A small classifier on an inner feature map, without a hidden dense layer.
+
+    Szegedy et al. 2015, section 4, as the authors' code has it: average pooling 5x5/3, 1x1
+    convolution, a convolution over all that is left of a map of 17x17 (5x5), class scores.
+    (h, w, c) -> (num_classes,).
+
+    >>> from keras_cnns.trace import FeatureMap
+    >>> auxiliary_conv_head(FeatureMap((None, 17, 17, 768)), Top(10), name="auxiliary1").shape
+    (None, 10)
+    """
+    x = pool(x, Pool("average", 5, 3, "valid"), name=f"{name}_pool")
+    x = conv_norm(x, filters[0], epsilon=epsilon, name=f"{name}_a")
+    window = (min(x.shape[1], 5), min(x.shape[2], 5))
+    x = conv_norm(x, filters[1], window, padding="valid", epsilon=epsilon, name=f"{name}_b")
+    x = layers.GlobalAveragePooling2D(name=f"{name}_mean")(x)
+    return _auxiliary_scores(x, top, name)
+
+
+def _auxiliary_scores(x: Any, top: Top, name: str) -> Any:
     x = layers.Dense(units=top.num_classes, dtype="float32", name=f"{name}_logits")(x)
     return layers.Activation(activation=top.activation or "linear", dtype="float32", name=name)(x)
 

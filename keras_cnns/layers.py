@@ -97,8 +97,8 @@ class PadChannels(keras.layers.Layer):
 class GELU(keras.layers.Layer):
     """Multiply by the normal distribution's cumulative: x * P(X <= x).
 
-    Hendrycks & Gimpel 2016, https://arxiv.org/abs/1606.08415. Keras's activation "gelu" is exact
-    and has no other form by name; its error function has no counterpart in ONNX before opset 20.
+    Hendrycks & Gimpel 2016, https://arxiv.org/abs/1606.08415. Keras's activation "gelu" has no
+    argument: it is the exact one, whose TensorFlow operation cannot be converted to ONNX.
 
     Args:
         approximate: 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), which is JAX's default,
@@ -114,7 +114,9 @@ class GELU(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """Activate a tensor of any shape."""
-        return ops.gelu(inputs, approximate=self.approximate)
+        if self.approximate:
+            return ops.gelu(inputs, approximate=True)
+        return 0.5 * inputs * (1.0 + ops.erf(inputs * 0.5**0.5))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Return the input's shape."""

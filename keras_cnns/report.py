@@ -8,10 +8,10 @@ import io
 import math
 import os
 import re
-import warnings
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,28 +22,28 @@ import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, PercentFormatter
 from PIL import Image
 
 MAX_CLASSES, MAX_MISTAKES, MAX_TRIALS = 20, 18, 40
 MAX_CELLS = 100  # the confusion matrix of more classes shows blocks of neighbouring ones
 MAX_SIDE = 112  # pixels of a thumbnail: MAX_MISTAKES of them stay below 1 MB, however noisy
 
+NUMBER = r"[\d.,]+ ?\S{0,2}"  # with a unit: 98.2%, 41M, 143 s; no 32x32x1
+
 # Stand-ins that Matplotlib takes for colours, and what the page's style sheet calls them.
 INK, MUTED, RULE, BLUE, AMBER = (f"#0a0b0{i}" for i in range(5))
 CSS_NAMES = {INK: "ink", MUTED: "muted", RULE: "rule", BLUE: "blue", AMBER: "amber"}
 CELLS = np.array([[214, 126, 44], [52, 116, 184]])  # wrong, right: seen in either theme
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "keras_cnns",  # equal figures, equal bytes
-    "text.parse_math": False,  # a class may be called "$"
+    "axes.titlelocation": "left",
     "axes.grid": True,
     "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "axes.titlelocation": "left",
-    **dict.fromkeys(("font.size", "axes.titlesize"), 12),
-    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
     **dict.fromkeys(("axes.spines.left", "axes.spines.right", "axes.spines.top"), False),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
+    **dict.fromkeys(("font.size", "axes.titlesize"), 12),
     **dict.fromkeys(("axes.titlecolor", "text.color"), INK),
     **dict.fromkeys(("axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), MUTED),
     **dict.fromkeys(("axes.edgecolor", "grid.color"), RULE),
@@ -73,7 +73,7 @@ def write(
             true and by predicted class) and `mistakes` (image: uint8 [height, width, channels],
             label, predicted, score, file).
         trials: what `keras-cnns tune --json` prints, with `paper` (the id of the paper's own
-            split), `max_macs` and `objective` where there are such.
+            split), `max_macs`, `rejected` and `objective` where there are such.
         artifacts: what `keras-cnns verify --json` lists.
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -81,14 +81,14 @@ def write(
     template = files("keras_cnns").joinpath("report.html").read_text("utf-8")
     page = environment.from_string(template).render(
         title=title,
-        facts={name: str(value) for name, value in (facts or {}).items()},
+        facts=facts or {},
+        large=[name for name, value in (facts or {}).items() if re.fullmatch(NUMBER, value)],
         training=_training(history) if history else None,
         test=_test(evaluation) if evaluation else None,
         search=_search(trials) if trials else None,
         artifacts=artifacts,
     )
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
     try:
         unfinished.write_text(page, encoding="utf-8", errors="replace")
         unfinished.replace(path)
@@ -142,9 +142,9 @@ def _curves(title: str, width: int, epochs: np.ndarray, curves: Mapping[str, np.
     def paint(axes: Axes) -> None:
         for colour, values in curves.items():
             axes.plot(epochs, values, color=colour, marker="o" if len(epochs) < 3 else "")
-        axes.set(title=title, xlabel="epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.set(title=title, xlabel="epoch", xlim=(epochs[0] - 0.5, epochs[-1] + 0.5))
+        axes.locator_params(nbins=5, steps=[1, 2, 2.5, 5, 10])
+        axes.locator_params("x", integer=True, min_n_ticks=1)
         axes.yaxis.set_major_formatter(PercentFormatter(1) if title == "Accuracy" else "{x:g}")
 
     drawn = np.isfinite(list(curves.values())).any()
@@ -165,9 +165,7 @@ def _test(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     blocks = np.add.reduceat(np.add.reduceat(counts, starts, 0), starts, 1)
     shade = np.sqrt(blocks / blocks.sum(1, keepdims=True).clip(1))  # the root shows single errors
     return {
-        "metrics": evaluation["metrics"],
-        "labels": labels,
-        "counts": counts,
+        **evaluation,
         "shade": shade,
         "block": starts.step,
         "heat_map": _png(np.dstack([CELLS[np.eye(len(shade), dtype=int)], 255 * shade])),
@@ -183,7 +181,8 @@ def _test(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 def _png(image: np.ndarray) -> str:
     """Return an image [height, width, channels] as a data: URL, shrunk where it is large."""
-    picture, file = Image.fromarray(np.uint8(image.squeeze())), io.BytesIO()
+    picture = Image.fromarray(np.uint8(image[..., 0] if image.shape[-1] == 1 else image))
+    file = io.BytesIO()
     picture.thumbnail((MAX_SIDE, MAX_SIDE))
     picture.save(file, "PNG", optimize=True)
     return "data:image/png;base64," + b64encode(file.getvalue()).decode()
@@ -192,6 +191,7 @@ def _png(image: np.ndarray) -> str:
 def _search(trials: Mapping[str, Any]) -> dict[str, Any]:
     by_id = {trial["id"]: trial for trial in trials["trials"]}
     usual = by_id.get(trials.get("paper"), {}).get("values") or {}
+    marks = {"best": [trials["best"]], "paper": [trials.get("paper")], "Pareto": trials["pareto"]}
     rows: list[dict[str, Any]] = []
     for name, trial in by_id.items():
         changes = [
@@ -199,56 +199,55 @@ def _search(trials: Mapping[str, Any]) -> dict[str, Any]:
             for key, value in (trial.get("values") or {}).items()
             if usual.get(key) != value
         ]
-        tags = [tag for tag in ("best", "paper") if trials.get(tag) == name]
-        tags += ["Pareto"] if name in (trials.get("pareto") or ()) else []
+        tags = [tag for tag, ids in marks.items() if name in ids]
         rows.append({**trial, "score": _finite(trial["score"]), "tags": tags, "changes": changes})
     rows.sort(key=lambda row: -math.inf if row["score"] is None else row["score"], reverse=True)
     objective = trials.get("objective") or "score"
-    found = {tag: row for row in rows for tag in row["tags"]}
     return {
-        "best": found.get("best"),
-        "paper": found.get("paper"),
-        "budget": trials.get("max_macs"),
+        **{tag: row for row in rows for tag in row["tags"]},
         "objective": objective,
         "pattern": ".2%" if "accuracy" in objective else ".4g",
         "figure": _scatter(rows, objective, trials.get("max_macs")),
         "rows": rows[:MAX_TRIALS],
+        "count": len(rows),
+        "rejected": trials.get("rejected"),
         "statuses": Counter(row["status"] for row in rows),
     }
 
 
 def _scatter(rows: Sequence[Mapping[str, Any]], objective: str, budget: float | None) -> Markup:
     rows = [row for row in rows if row["score"] is not None]
-    front = sorted((row["macs"], row["score"]) for row in rows if "Pareto" in row["tags"])
-    accuracy = "accuracy" in objective
+    shares = "accuracy" in objective
 
     def paint(axes: Axes) -> None:
-        axes.step([macs for macs, _ in front], [score for _, score in front], BLUE, where="post")
+        say = partial(axes.annotate, textcoords="offset points", ha="center")
+        front = [(row["macs"], row["score"]) for row in rows if "Pareto" in row["tags"]]
+        axes.step(*np.reshape(sorted(front), (-1, 2)).T, BLUE, where="post")
         for i, row in enumerate(rows):
-            tags, point = row["tags"], (row["macs"], row["score"])
-            shape, colour = "D" if "paper" in tags else "o", BLUE if tags else MUTED
-            colour = AMBER if "paper" in tags else colour
-            axes.plot(*point, shape, color=colour, markersize=8, gid=f"tip{i}")
-            for tag, up, words in ("best", 9, "best"), ("paper", -9, "the paper’s split"):
-                if tag in tags:
-                    place = {"va": "bottom" if up > 0 else "top", "textcoords": "offset points"}
-                    axes.annotate(words, point, xytext=(0, up), ha="center", **place)
+            paper, point = "paper" in row["tags"], (row["macs"], row["score"])
+            colour = AMBER if paper else BLUE if row["tags"] else MUTED
+            axes.plot(*point, "D" if paper else "o", color=colour, markersize=8, gid=f"tip{i}")
+            if paper:
+                say("the paper's split", point, (0, -19))
+            if "best" in row["tags"]:
+                say("best", point, (0, 9))
         if budget is not None:
             axes.axvline(budget, color=AMBER, linestyle="--", linewidth=1)
-            place = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points"}
-            axes.annotate(f"budget {short(budget)}", (budget, 1), xytext=(0, 5), ha="center", **place)
+            say(f"budget {short(budget)}", (budget, 1), (0, 5), axes.get_xaxis_transform())
         axes.margins(0.06, 0.14)
-        axes.set(title=objective.capitalize(), xlabel="MACs for one image")
+        axes.set_title(objective.capitalize())
+        axes.set_xlabel("MACs for one image", labelpad=8)
+        axes.locator_params("x", nbins=5)
         axes.xaxis.set_major_formatter(lambda value, _: short(value))
-        axes.yaxis.set_major_formatter(PercentFormatter(1) if accuracy else "{x:g}")
+        axes.yaxis.set_major_formatter(PercentFormatter(1) if shares else "{x:g}")
 
     tips = [
-        f"Trial {row['id']}: {number(row['score'], '.2%' if accuracy else '.4g')}, "
+        f"Trial {row['id']}: {number(row['score'], '.2%' if shares else '.4g')}, "
         f"{short(row['macs'])} MACs, {short(row['params'])} parameters\n"
         + ", ".join(row["changes"][:30] + ["…"] * (len(row["changes"]) > 30))
         for row in rows
     ]
-    return _svg("Trials", 640, 360, paint, tips) if rows else Markup()
+    return _svg("Trials", 680, 380, paint, tips) if rows else Markup()
 
 
 def _svg(
@@ -259,19 +258,18 @@ def _svg(
     The page sets its type and its colours; what has the gid "tip<i>" says tips[i] when pointed at.
     """
     file = io.StringIO()
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has its own fonts
+    with matplotlib.rc_context(STYLE):
         figure = Figure((width / 72, height / 72), layout="constrained")
         paint(figure.add_subplot())
         unsaid = dict.fromkeys(("Date", "Creator", "Type", "Format"))
         figure.savefig(file, format="svg", transparent=True, metadata=unsaid)
-    name = name.lower().replace(" ", "-")
+    prefix = name.lower().replace(" ", "-")
     text = re.sub(r"font-size: 12px; font-family: [^;\"]*;? ?", "", file.getvalue())
-    text = re.sub(r'(?: id="|"#|url\(#)', rf"\g<0>{name}-", text).replace("xlink:href", "href")
+    text = re.sub(r'(?: id="|"#|url\(#)', rf"\g<0>{prefix}-", text).replace("xlink:href", "href")
     text = re.sub(
         r'<g id="[a-z]+-tip(\d+)">',
         lambda found: f"{found[0]}<title>{escape(tips[int(found[1])])}</title>",
-        text.partition("</style>")[2],  # a rule that would hold for the whole page
+        text.partition("</style>")[2],  # after a rule that would hold for the whole page
     )
     for stand_in, css in CSS_NAMES.items():
         text = text.replace(stand_in, f"var(--{css})")

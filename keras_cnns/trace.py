@@ -138,6 +138,17 @@ def _global_pool(x: tuple[int, ...], c: Config) -> Effect:
     return Effect(shape, 0, 0, (x[0], x[1]), (x[0], x[1]))
 
 
+def _adaptive_pool(x: tuple[int, ...], c: Config) -> Effect:
+    """As many means as asked for, of parts that overlap by a pixel where they do not come out even."""
+    size = pair(c["output_size"])
+    parts = [
+        max(-(-(i + 1) * n // out) - i * n // out for i in range(out))
+        for n, out in zip(x, size, strict=False)
+    ]
+    steps = [max(n // out, 1) for n, out in zip(x, size, strict=False)]
+    return Effect((*size, x[-1]), 0, 0, (parts[0], parts[1]), (steps[0], steps[1]))
+
+
 def _flatten(x: tuple[int, ...], c: Config) -> Effect:
     return Effect((prod(x),), 0, 0, *(((x[0], x[1]),) * 2 if len(x) == 3 else ()))
 
@@ -179,6 +190,7 @@ ARITHMETIC: dict[str, Callable[[Any, Config], Effect]] = {
     "Dense": _dense,
     "MaxPooling2D": _pool,
     "AveragePooling2D": _pool,
+    "AdaptiveAveragePooling2D": _adaptive_pool,
     "GlobalAveragePooling2D": _global_pool,
     "GlobalMaxPooling2D": _global_pool,
     "Flatten": _flatten,

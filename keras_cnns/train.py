@@ -43,9 +43,9 @@ def resolve(recipe: Recipe, source: data.Source) -> Recipe:
     }
     size = recipe.data.size
     if size is None:
-        size = net.input_shape[0]
-        if source.size and source.size >= zoo.min_size(net.name, **arguments):
-            size = source.size
+        own, size = source.size, net.input_shape[0]
+        if own and own >= zoo.min_size(net.name, **arguments):
+            size = own
     zoo.trace(net.name, input_shape=(size, size, source.channels), **arguments)
     model = replace(recipe.model, name=net.name, spec=specs.to_dict(spec), width=1.0)
     wanted = replace(recipe.data, name=source.name, size=size, channels=source.channels)
@@ -126,7 +126,9 @@ def output_names(recipe: Recipe, model: "keras.Model") -> list[str]:
     return list(model.output) if recipe.model.auxiliary else ["predictions"]
 
 
-def batches(recipe: Recipe, source: data.Source, split: str, names: list[str]) -> Any:
+def batches(
+    recipe: Recipe, source: data.Source, split: str, names: list[str], first_epoch: int = 0
+) -> Any:
     """Return a split as batches of pixels and one-hot labels for each output."""
     import tensorflow as tf
 
@@ -138,6 +140,7 @@ def batches(recipe: Recipe, source: data.Source, split: str, names: list[str]) -
         training=split == "train",
         augment=recipe.data.augment if split == "train" else "none",
         seed=recipe.seed,
+        first_epoch=first_epoch,
     )
     classes = len(source.labels)
     return dataset.map(lambda x, y: (x, dict.fromkeys(names, tf.one_hot(y, classes))))
@@ -169,9 +172,8 @@ def train(recipe: Recipe, out: str | Path, *, deterministic: bool = False) -> Ru
         tf.config.experimental.enable_op_determinism()
     model = build(recipe, len(source.labels))
     names = output_names(recipe, model)
-    trained = batches(recipe, source, "train", names)
     held_out = batches(recipe, source, "validation", names)
-    steps = int(trained.cardinality())
+    steps = int(batches(recipe, source, "train", names).cardinality())
     trainer = compiled(model, recipe, steps)
     record = _record(run.path, steps)
     if (run.path / "checkpoint.weights.h5").is_file():
@@ -180,7 +182,8 @@ def train(recipe: Recipe, out: str | Path, *, deterministic: bool = False) -> Ru
     if begun:
         print(f"resuming {run.path} after epoch {begun} of {recipe.train.epochs}", file=sys.stderr)
     trainer.fit(
-        trained,
+        batches(recipe, source, "train", names, first_epoch=begun),
+        shuffle=False,
         validation_data=held_out,
         initial_epoch=begun,
         epochs=recipe.train.epochs,

@@ -2,9 +2,10 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import tomli_w
@@ -73,6 +74,9 @@ def tune(
     _open_folder(out, recipe, {"max_macs": max_macs})
     _search(recipe, source, out, trials, max_macs)
     found = read(out)
+    if found["best"] is None:
+        reasons = {row["why"] for row in found["trials"]} or {"the space is exhausted"}
+        raise UsageError(f"no trial of {out} was trained to its end: {'; '.join(sorted(reasons))}")
     write_report(out, recipe, found)
     return found
 
@@ -125,10 +129,17 @@ def _search(
     import keras
     import keras_tuner
 
+    from keras_tuner.engine.trial import TrialStatus
+
     spec, classes = _spec(recipe), len(source.labels)
+
+    def price(values: Mapping[str, int]) -> int:
+        return cost_of(recipe, classes, with_values(spec, values)).macs
+
+    widths = {path: choices(n) for path, n in specs.filters(spec).items()}
     space = keras_tuner.HyperParameters()
     for path, n in specs.filters(spec).items():
-        space.Choice(path, choices(n), default=n)
+        space.Choice(path, widths[path], default=n)
 
     class FeasibleRandom(keras_tuner.oracles.RandomSearchOracle):
         """Random points, new ones and within the budget; the paper's own first."""
@@ -137,29 +148,28 @@ def _search(
 
         def populate_space(self, trial_id: str) -> dict[str, Any]:
             seen = [trial.hyperparameters.values for trial in self.trials.values()]
+            paper = {p.name: p.default for p in space.space}
             for draw in range(PROPOSALS):
-                values = (
-                    {p.name: p.default for p in space.space}
-                    if draw == 0 and not seen
-                    else self._random_values()
-                )
-                fits = max_macs is None or (
-                    cost_of(recipe, classes, with_values(spec, values)).macs <= max_macs
-                )
-                if fits and values is not None and values not in seen:
-                    return {"status": keras_tuner.engine.trial.TrialStatus.RUNNING, "values": values}
+                values = paper if draw == 0 and not seen else self._random_values()
+                if values is None:
+                    break
+                if max_macs is not None and price(values) > max_macs:
+                    self.rejected += 1
+                    values = shrunk(values, widths, price, max_macs, Random(f"{trial_id} {draw}"))
+                if values not in seen:
+                    return {"status": TrialStatus.RUNNING, "values": values}
                 self.rejected += 1
-            return {"status": keras_tuner.engine.trial.TrialStatus.STOPPED, "values": None}
+            return {"status": TrialStatus.STOPPED, "values": None}
 
     class SpecTuner(keras_tuner.Tuner):
         """Trains each point by the recipe."""
 
         def run_trial(self, trial: Any, *_: Any, **__: Any) -> Any:
             point = with_values(spec, trial.hyperparameters.values)
-            price = cost_of(recipe, classes, point)
+            size = cost_of(recipe, classes, point)
             done = len([t for t in self.oracle.trials.values() if t.status != "RUNNING"])
             print(
-                f"trial {done + 1} of {trials}: {price.macs:,} MACs, {price.params:,} parameters",
+                f"trial {done + 1} of {trials}: {size.macs:,} MACs, {size.params:,} parameters",
                 file=sys.stderr,
             )
             keras.backend.clear_session()
@@ -199,6 +209,25 @@ def _search(
     write_trials(oracle)
 
 
+def shrunk(
+    values: Mapping[str, int],
+    space: Mapping[str, Sequence[int]],
+    price: Callable[[Mapping[str, int]], int],
+    limit: int,
+    draw: Random,
+) -> dict[str, int]:
+    """Return values made narrower, a step of one random dimension at a time, until they fit.
+
+    >>> shrunk({"a": 8, "b": 8}, {"a": [4, 8], "b": [4, 8]}, lambda v: v["a"] * v["b"], 16, Random(0))
+    {'a': 4, 'b': 4}
+    """
+    values = dict(values)
+    while price(values) > limit:
+        path = draw.choice([p for p, widths in space.items() if widths[0] < values[p]])
+        values[path] = max(n for n in space[path] if n < values[path])
+    return values
+
+
 def fit(recipe: Recipe, source: data.Source) -> Mapping[str, Sequence[float]]:
     """Train a resolved recipe without a folder, and return its history."""
     model = train.build(recipe, len(source.labels))
@@ -206,7 +235,9 @@ def fit(recipe: Recipe, source: data.Source) -> Mapping[str, Sequence[float]]:
     trained = train.batches(recipe, source, "train", names)
     held_out = train.batches(recipe, source, "validation", names)
     trainer = train.compiled(model, recipe, int(trained.cardinality()))
-    history = trainer.fit(trained, validation_data=held_out, epochs=recipe.train.epochs, verbose=0)
+    history = trainer.fit(
+        trained, validation_data=held_out, epochs=recipe.train.epochs, shuffle=False, verbose=0
+    )
     return {k.replace("predictions_", ""): v for k, v in history.history.items()}
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, int, int]
 IMAGENET = (224, 224, 3)
+IMAGENET_299 = (299, 299, 3)
 CIFAR = (32, 32, 3)
 
 
@@ -56,6 +57,7 @@ CAFFE = "Caffe's model zoo, counted"
 PYTORCHCV = "pytorchcv's table of weights"
 KERAS = "keras.applications, counted"
 COUNTED = "no published count; counted independently"
+DEPLOYED = "the paper has the deployed form's; this form counted independently"
 # fmt: off
 _ROWS = (
     Net("lenet5", "LeNet", 1998, "lenet:LENET5", 61_706, 416_520, 32,
@@ -84,6 +86,24 @@ _ROWS = (
     Net("vgg19_bn", "VGG", 2014, "vgg:VGG19_BN", 143_678_248, 19_632_062_464, 32, TORCHVISION),
     Net("inception_v1", "Inception", 2014, "inception_v1:INCEPTION_V1", 6_998_552, 1_582_671_872,
         17, CAFFE, auxiliary_params=13_378_280),
+    Net("inception_v1_naive", "Inception", 2014, "inception_v1:INCEPTION_V1_NAIVE", 97_526_008,
+        12_568_061_056, 17, COUNTED),
+    Net("inception_v1_bn", "Inception", 2014, "inception_v1:INCEPTION_V1_BN", 6_624_904,
+        1_498_376_192, 31, TORCHVISION, auxiliary_params=13_004_888),
+    Net("inception_v1_d2l", "Inception", 2014, "inception_v1:INCEPTION_V1_D2L", 5_977_530,
+        276_066_304, 17, COUNTED, (96, 96, 1), 10),
+    Net("inception_v2", "Inception", 2015, "inception_v2:INCEPTION_V2", 11_295_240, 2_032_600_064,
+        17, PYTORCHCV),
+    Net("inception_v3", "Inception", 2015, "inception_v3:INCEPTION_V3", 23_834_568, 5_713_216_096,
+        75, PYTORCHCV, IMAGENET_299, auxiliary_params=27_161_264),
+    Net("inception_v4", "Inception", 2016, "inception_v4:INCEPTION_V4", 42_679_816, 12_253_974_624,
+        75, PYTORCHCV, IMAGENET_299, auxiliary_params=46_039_280),
+    Net("inception_resnet_v1", "Inception-ResNet", 2016, "inception_resnet:INCEPTION_RESNET_V1",
+        22_756_328, 6_206_361_696, 75, COUNTED, IMAGENET_299),
+    Net("inception_resnet_v2", "Inception-ResNet", 2016, "inception_resnet:INCEPTION_RESNET_V2",
+        55_843_464, 13_155_794_016, 75, PYTORCHCV, IMAGENET_299, auxiliary_params=59_211_120),
+    Net("xception", "Xception", 2016, "xception:XCEPTION", 22_855_952, 8_357_403_496, 23, PYTORCHCV,
+        IMAGENET_299),
     Net("resnet18", "ResNet", 2015, "resnet:RESNET18", 11_689_512, 1_814_073_344, 17, TORCHVISION),
     Net("resnet34", "ResNet", 2015, "resnet:RESNET34", 21_797_672, 3_663_761_408, 17, TORCHVISION),
     Net("resnet50", "ResNet", 2015, "resnet:RESNET50", 25_557_032, 4_089_184_256, 17, TORCHVISION),
@@ -140,6 +160,43 @@ _ROWS = (
         3, PYTORCHCV, CIFAR, 10),
     Net("resnet1001_v2_cifar", "ResNet", 2016, "resnet:RESNET1001_V2_CIFAR", 10_327_706,
         1_490_995_712, 3, PYTORCHCV, CIFAR, 10),
+    Net("densenet121", "DenseNet", 2016, "densenet:DENSENET121", 7_978_856, 2_834_161_664, 29,
+        TORCHVISION),
+    Net("densenet161", "DenseNet", 2016, "densenet:DENSENET161", 28_681_000, 7_727_907_072, 29,
+        TORCHVISION),
+    Net("densenet169", "DenseNet", 2016, "densenet:DENSENET169", 14_149_480, 3_359_843_328, 29,
+        TORCHVISION),
+    Net("densenet201", "DenseNet", 2016, "densenet:DENSENET201", 20_013_928, 4_291_365_888, 29,
+        TORCHVISION),
+    Net("densenet264", "DenseNet", 2016, "densenet:DENSENET264", 33_337_704, 5_751_653_376, 29,
+        COUNTED),
+    Net("densenet40_cifar", "DenseNet", 2016, "densenet:DENSENET40_CIFAR", 1_019_722, 264_812_928,
+        4, COUNTED, CIFAR, 10),
+    Net("densenet100_bc_cifar", "DenseNet", 2016, "densenet:DENSENET100_BC_CIFAR", 769_162,
+        287_929_692, 4, PYTORCHCV, CIFAR, 10),
+    Net("repvgg_a0", "RepVGG", 2021, "repvgg:REPVGG_A0", 9_108_968, 1_512_581_120, 17, DEPLOYED),
+    Net("repvgg_a1", "RepVGG", 2021, "repvgg:REPVGG_A1", 14_092_264, 2_626_488_320, 17, DEPLOYED),
+    Net("repvgg_a2", "RepVGG", 2021, "repvgg:REPVGG_A2", 28_210_600, 5_685_345_280, 17, DEPLOYED),
+    Net("repvgg_b0", "RepVGG", 2021, "repvgg:REPVGG_B0", 15_817_960, 3_397_191_680, 17, COUNTED),
+    Net("repvgg_b1", "RepVGG", 2021, "repvgg:REPVGG_B1", 57_415_016, 13_128_089_600, 17, DEPLOYED),
+    Net("repvgg_b1g2", "RepVGG", 2021, "repvgg:REPVGG_B1G2", 45_782_376, 9_788_375_040, 17,
+        DEPLOYED),
+    Net("repvgg_b1g4", "RepVGG", 2021, "repvgg:REPVGG_B1G4", 39_966_056, 8_118_517_760, 17,
+        DEPLOYED),
+    Net("repvgg_b2", "RepVGG", 2021, "repvgg:REPVGG_B2", 89_022_376, 20_418_170_880, 17, DEPLOYED),
+    Net("repvgg_b2g2", "RepVGG", 2021, "repvgg:REPVGG_B2G2", 70_846_376, 15_199_866_880, 17,
+        COUNTED),
+    Net("repvgg_b2g4", "RepVGG", 2021, "repvgg:REPVGG_B2G4", 61_758_376, 12_590_714_880, 17,
+        DEPLOYED),
+    Net("repvgg_b3", "RepVGG", 2021, "repvgg:REPVGG_B3", 123_085_288, 29_120_696_320, 17, DEPLOYED),
+    Net("repvgg_b3g2", "RepVGG", 2021, "repvgg:REPVGG_B3G2", 96_911_848, 21_606_338_560, 17,
+        COUNTED),
+    Net("repvgg_b3g4", "RepVGG", 2021, "repvgg:REPVGG_B3G4", 83_825_128, 17_849_159_680, 17,
+        DEPLOYED),
+    Net("mixer_s32", "MLP-Mixer", 2021, "mixer:MIXER_S32", 19_104_624, 1_002_426_368, 32, COUNTED),
+    Net("mixer_s16", "MLP-Mixer", 2021, "mixer:MIXER_S16", 18_528_264, 3_776_958_464, 16, COUNTED),
+    Net("mixer_b32", "MLP-Mixer", 2021, "mixer:MIXER_B32", 60_293_428, 3_237_722_112, 32, COUNTED),
+    Net("mixer_b16", "MLP-Mixer", 2021, "mixer:MIXER_B16", 59_880_472, 12_601_767_936, 16, COUNTED),
 )
 # fmt: on
 NETS: Mapping[str, Net] = MappingProxyType({net.name: net for net in _ROWS})

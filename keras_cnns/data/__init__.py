@@ -1,0 +1,34 @@
+"""Images: where they come from (`open_source`) and how a network gets them (`batches`).
+
+Opening a source needs no TensorFlow until there is something to read; what does is loaded on use.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from keras_cnns.data.augment import AUGMENTATIONS
+from keras_cnns.data.sources import SPLITS, SUFFIXES, Source, check_images, is_image, open_source
+
+if TYPE_CHECKING:
+    from keras_cnns.data.pipeline import batches, examples, fit_image, read_image
+
+__all__ = [
+    "AUGMENTATIONS",
+    "SPLITS",
+    "SUFFIXES",
+    "Source",
+    "batches",
+    "check_images",
+    "examples",
+    "fit_image",
+    "is_image",
+    "open_source",
+    "read_image",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from keras_cnns.data import pipeline
+
+        return getattr(pipeline, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

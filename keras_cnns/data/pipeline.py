@@ -1,0 +1,250 @@
+"""From a source to batches of a network's size: fit, cache, shuffle, batch, augment, prefetch.
+
+A pure function of the seed: the same batches come again on any number of cores, and epoch 7 is the
+same epoch 7 when a training that was interrupted asks for it alone.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from keras_cnns.data import augment as augmentations
+from keras_cnns.data.sources import Source, decode, problem, shown, with_channels
+from keras_cnns.errors import UsageError
+
+CACHE_BYTES = 2**30
+"""A split whose fitted pixels take less than this is kept in memory."""
+SHUFFLE_BYTES = 2**28
+"""How much of a split that is not kept in memory is shuffled at a time."""
+
+AUTOTUNE = tf.data.AUTOTUNE
+# What a random key is for, so that order and augmentation do not draw the same numbers.
+SHUFFLING, AUGMENTING = 0, 1
+
+Shape = tuple[int, int, int]
+Record = dict[str, tf.Tensor]
+
+
+def batches(
+    source: Source,
+    split: str,
+    *,
+    image_shape: Shape,
+    batch_size: int,
+    training: bool = False,
+    augment: str = "none",
+    seed: int = 0,
+    first_epoch: int = 0,
+) -> tf.data.Dataset:
+    """Return batches of (images float32 (n, height, width, channels) 0 to 255, labels int64 (n,)).
+
+    Its cardinality is the number of batches. For training, each pass is the next epoch, in another
+    order and augmented anew, and what does not fill the last batch waits for another epoch, unless
+    it is all there is: the statistics of a few images are bad ones, and an odd size is one more
+    graph to trace. Otherwise images come in the source's order, and the last batch may be smaller.
+
+    Args:
+        source: from `open_source`.
+        split: "train", "validation" or "test".
+        image_shape: height, width and channels, whatever the source's are.
+        batch_size: images in a batch.
+        training: whether to shuffle and augment.
+        augment: one of `AUGMENTATIONS`; used in training.
+        seed: of order and augmentation.
+        first_epoch: the number of the epoch that the first pass gives: where a training goes on.
+
+    Raises:
+        UsageError: an empty or unknown split, an unknown augmentation, a batch size below 1.
+    """
+    change = augmentations.get(augment)
+    size = source.require(split)
+    if batch_size < 1:
+        raise UsageError(f"data.batch_size is {batch_size}: it is at least 1")
+    small = size * math.prod(image_shape) < CACHE_BYTES
+    if not training:
+        dataset = _fitted(source.records(split), source, image_shape, batch_size)
+        dataset = dataset.cache() if small else dataset
+        return dataset.map(_as_floats).map(lambda r: (r["image"], r["label"])).prefetch(AUTOTUNE)
+
+    def finish(step: tf.Tensor, batch: Record) -> tuple[tf.Tensor, tf.Tensor]:
+        images = change(batch["image"], _key(seed, AUGMENTING, batch["epoch"][0], step))
+        return tf.cast(images, tf.float32), batch["label"]
+
+    shuffle = _from_memory if small else _streamed
+    return (
+        shuffle(source, split, image_shape, batch_size, seed, first_epoch)
+        .enumerate()
+        .map(finish, num_parallel_calls=AUTOTUNE, deterministic=True)
+        .apply(tf.data.experimental.assert_cardinality(max(1, size // batch_size)))
+        .prefetch(AUTOTUNE)
+    )
+
+
+def examples(source: Source, split: str, *, image_shape: Shape, batch_size: int) -> tf.data.Dataset:
+    """Return batches of {"image", "label", "file"} in order, for one pass: nothing is kept.
+
+    Images and labels are those of `batches` without training; "file" is a path, or empty.
+
+    Raises:
+        UsageError: an empty or unknown split.
+    """
+    source.require(split)
+    dataset = _fitted(source.records(split), source, image_shape, batch_size)
+    return dataset.map(_as_floats).prefetch(AUTOTUNE)
+
+
+def read_image(path: str | os.PathLike[str], image_shape: Shape) -> np.ndarray:
+    """Return an image file as the pixels that a network of that input gets in evaluation.
+
+    Returns:
+        float32 (height, width, channels), whole numbers from 0 to 255.
+
+    Raises:
+        UsageError: the file is missing, too large or not a sound image.
+    """
+    if why := problem(os.fspath(path)):
+        raise UsageError(f'cannot read the image "{shown(os.fspath(path))}": {why}')
+    image = decode(tf.io.read_file(os.fsencode(path)), image_shape[-1])
+    return fit_image(image, image_shape).numpy()
+
+
+def fit_image(image: tf.Tensor, image_shape: Shape) -> tf.Tensor:
+    """Return an image at a network's size: the short side resized to fit, the centre cut out.
+
+    Bilinear with antialiasing, and rounded, which is PIL's resize to within a grey level; nothing
+    is done to an image that has the size already.
+
+    Args:
+        image: (height, width, channels) or a batch of such, 1 to 4 channels from 0 to 255.
+        image_shape: the height, width and channels to return: 1, 3 or 4 channels.
+
+    Returns:
+        float32, whole numbers from 0 to 255.
+
+    >>> fit_image(tf.zeros((375, 500, 3), tf.uint8), (224, 224, 1)).shape
+    TensorShape([224, 224, 1])
+    """
+    height, width, channels = image_shape
+    pixels = tf.cast(with_channels(image, channels), tf.float32)
+    if pixels.shape[-3:-1] == (height, width):
+        return pixels
+    given = tf.shape(pixels)[-3:-1]
+
+    def resized() -> tf.Tensor:
+        sides = tf.cast(given, tf.float64)
+        scale = tf.reduce_max(tf.constant((height, width), tf.float64) / sides)
+        size = tf.maximum(tf.cast(tf.round(sides * scale), tf.int32), (height, width))
+        large = tf.image.resize(pixels, size, antialias=True)
+        top, left = (size[0] - height) // 2, (size[1] - width) // 2
+        cut = large[..., top : top + height, left : left + width, :]
+        return tf.clip_by_value(tf.round(cut), 0.0, 255.0)
+
+    fitted = tf.cond(tf.reduce_all(given == (height, width)), lambda: pixels, resized)
+    return tf.ensure_shape(fitted, (*image.shape[:-3], *image_shape))
+
+
+def _fitted(
+    records: tf.data.Dataset,
+    source: Source,
+    image_shape: Shape,
+    batch_size: int,
+    drop_remainder: bool = False,
+) -> tf.data.Dataset:
+    """Return batches of records, their images decoded and fitted, as uint8."""
+
+    def read(record: Record) -> Record:
+        return {**record, "image": source.read(record["image"])}
+
+    def fit(record: Record) -> Record:
+        return {**record, "image": tf.cast(fit_image(record["image"], image_shape), tf.uint8)}
+
+    images = records.map(read, num_parallel_calls=AUTOTUNE, deterministic=True)
+    # Images of one size are fitted by the batch, which for small ones takes a third of the time.
+    if images.element_spec["image"].shape.is_fully_defined():
+        together = images.batch(batch_size, drop_remainder=drop_remainder)
+        return together.map(fit, num_parallel_calls=AUTOTUNE, deterministic=True)
+    fitted = images.map(fit, num_parallel_calls=AUTOTUNE, deterministic=True)
+    return fitted.batch(batch_size, drop_remainder=drop_remainder)
+
+
+def _as_floats(batch: Record) -> Record:
+    return {**batch, "image": tf.cast(batch["image"], tf.float32)}
+
+
+def _from_memory(
+    source: Source, split: str, image_shape: Shape, batch_size: int, seed: int, first_epoch: int
+) -> tf.data.Dataset:
+    """Read a split once; an epoch is then an order of its rows, and a batch is one gather."""
+    size = source.sizes[split]
+    pixels = np.empty((size, *image_shape), np.uint8)
+    numbers = np.empty(size, np.int64)
+    fitted = _fitted(source.records(split), source, image_shape, 256)
+    parts = fitted.map(lambda r: (r["image"], r["label"])).prefetch(2)
+    start = 0
+    with tqdm(total=size, desc=f"reading {split}", unit=" images", delay=1, leave=False) as bar:
+        for images, labels in parts.as_numpy_iterator():
+            end = start + len(labels)
+            pixels[start:end], numbers[start:end] = images, labels
+            start = end
+            bar.update(len(labels))
+    # Batches are put together by tf.data on the host, whatever the network runs on.
+    with tf.device("CPU:0"):
+        all_images, all_labels = tf.constant(pixels), tf.constant(numbers)
+
+    def shuffled(key: tf.Tensor) -> tf.data.Dataset:
+        rows = tf.random.experimental.stateless_shuffle(tf.range(size), key)
+        return tf.data.Dataset.from_tensor_slices({"row": rows})
+
+    def fetch(batch: Record) -> Record:
+        rows = batch["row"]
+        return {
+            "image": tf.gather(all_images, rows),
+            "label": tf.gather(all_labels, rows),
+            "epoch": batch["epoch"],
+        }
+
+    rows = _epochs(shuffled, seed, first_epoch).batch(batch_size, drop_remainder=size >= batch_size)
+    return rows.map(fetch, num_parallel_calls=AUTOTUNE, deterministic=True)
+
+
+def _streamed(
+    source: Source, split: str, image_shape: Shape, batch_size: int, seed: int, first_epoch: int
+) -> tf.data.Dataset:
+    """Shuffle what is cheap to hold, paths or encoded images, and decode behind it."""
+    size = source.sizes[split]
+    records = source.records(split)
+    buffer = min(size, max(1024, SHUFFLE_BYTES // max(1, source.record_bytes)))
+
+    def shuffled(key: tf.Tensor) -> tf.data.Dataset:
+        return records.shuffle(buffer, seed=key[0], reshuffle_each_iteration=False)
+
+    epochs = _epochs(shuffled, seed, first_epoch)
+    return _fitted(epochs, source, image_shape, batch_size, drop_remainder=size >= batch_size)
+
+
+def _epochs(
+    shuffled: Callable[[tf.Tensor], tf.data.Dataset], seed: int, first_epoch: int
+) -> tf.data.Dataset:
+    """Return the records of the next epoch at each pass, with its number: by counting passes."""
+    counter = tf.Variable(first_epoch, dtype=tf.int64, trainable=False)
+
+    def following(_: tf.Tensor) -> tf.data.Dataset:
+        epoch = counter.assign_add(1) - 1
+        records = shuffled(_key(seed, SHUFFLING, epoch))
+        return records.map(lambda record: {**record, "epoch": epoch})
+
+    return tf.data.Dataset.range(1).flat_map(following)
+
+
+def _key(seed: int, *numbers: int | tf.Tensor) -> tf.Tensor:
+    """Return the two numbers that stateless operations take, another pair for other numbers."""
+    key = tf.constant((seed, 0), tf.int64)
+    for number in numbers:
+        key = tf.random.fold_in(key, tf.cast(number, tf.int64))
+    return key

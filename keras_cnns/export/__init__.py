@@ -1,0 +1,198 @@
+"""Write a model as SavedModel, TFLite and ONNX files that are shown to agree with it.
+
+`export` makes an artifact folder: the model files, manifest.json (what a client must know, and what
+was measured), reference.npz (images and the float model's logits, so that `verify.verify` needs
+neither Keras nor the model) and labels.txt. TensorFlow is imported only when a file is written.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_cnns.errors import UsageError
+from keras_cnns.export import manifest
+from keras_cnns.export.checks import ExportError, folder_bytes
+from keras_cnns.export.manifest import FORMATS, QUANTIZATIONS, Target, check_folder, plan
+from keras_cnns.export.reference import Reference, as_pixels, reference_count, synthetic_images
+
+if TYPE_CHECKING:
+    import keras
+
+__all__ = [
+    "FORMATS",
+    "QUANTIZATIONS",
+    "ExportError",
+    "Reference",
+    "check_folder",
+    "export",
+    "plan",
+    "reference_count",
+    "synthetic_images",
+]
+
+_TRIED = 16
+
+
+def export(
+    model: "keras.Model",
+    out: str | Path,
+    *,
+    name: str,
+    formats: Sequence[str] = FORMATS,
+    quantize: Sequence[str] = (),
+    labels: Sequence[str],
+    reference: Reference,
+    calibration: np.ndarray | None = None,
+    progress: Callable[[str], object] = lambda line: None,
+) -> dict[str, Any]:
+    """Write a model to an artifact folder, and verify every file before the folder is put in place.
+
+    Args:
+        model: a functional model of pixel values 0..255 with layers "logits" and "predictions";
+            auxiliary heads are left out.
+        out: the folder. One that `export` wrote before is replaced, once the new one is whole.
+        name: the model's name, for the files' metadata.
+        formats: of "savedmodel", "tflite", "onnx".
+        quantize: of "float16", "dynamic", "int8", written as TFLite beside the float32 file.
+        labels: one per class.
+        reference: the images on which the files are compared with the model.
+        calibration: images, uint8 or floats 0..255, to measure int8's ranges on; 100 to 200 of the
+            training images are enough.
+        progress: called with a line of text before each step.
+
+    Returns:
+        The manifest, as written to manifest.json.
+
+    Raises:
+        UsageError: something asked for cannot be done; found before any work.
+        ExportError: a file failed its writer's check, or disagrees with the model; nothing is left.
+    """
+    from keras_cnns.export import prepare
+    from keras_cnns.export.verify import verify
+
+    targets = plan(formats, quantize, calibrated=calibration is not None and len(calibration) > 0)
+    check_folder(out)
+    prepared = prepare.prepare(model)
+    shape = tuple(prepared.inputs[0].shape[1:])
+    if calibration is not None:
+        calibration = as_pixels(calibration)
+    _check_arguments(prepared, shape, labels, reference, calibration)
+    with manifest.replacing(out) as folder:
+        try:
+            progress("running the float model on the reference images")
+            logits = prepare.logits_of(prepared, reference.images)
+            described = _describe(folder, name, shape, labels, reference, logits)
+            for target in targets:
+                progress(f"writing {target.file}")
+                record = _write(target, folder, prepared, name, labels, reference, calibration)
+                described["artifacts"].append(record)
+            manifest.write(folder, described)
+            progress("verifying every file in its own runtime")
+            report = verify(folder)
+            for record, measured in zip(described["artifacts"], report["artifacts"], strict=True):
+                record |= measured
+            manifest.write(folder, described)
+        except OSError as error:
+            raise ExportError(f"{out} could not be written: {error}") from error
+        failed = [record for record in described["artifacts"] if not record["passed"]]
+        if failed:
+            reasons = "; ".join(f"{record['file']}: {record['why']}" for record in failed)
+            raise ExportError(f"not exported, since a file disagrees with its model: {reasons}")
+    return described
+
+
+def _check_arguments(
+    prepared: "keras.Model",
+    shape: tuple[int, ...],
+    labels: Sequence[str],
+    reference: Reference,
+    calibration: np.ndarray | None,
+) -> None:
+    classes = prepared.output["logits"].shape[1]
+    if len(labels) != classes:
+        raise UsageError(f"{len(labels)} labels were given for a model of {classes} classes")
+    for label in labels:
+        if label.splitlines() != [label]:
+            raise UsageError(f"the label {label!r} cannot be a line of a text file; give another")
+    named = {"reference": reference.images, "calibration": calibration}
+    for kind, images in named.items():
+        if images is not None and images.shape[1:] != shape:
+            raise UsageError(f"{kind} images have shape {images.shape[1:]}; the model takes {shape}")
+    if np.max(reference.labels) >= classes:
+        raise UsageError(f"a reference label is {np.max(reference.labels)} in a model of {classes} classes")
+
+
+def _describe(
+    folder: Path,
+    name: str,
+    shape: tuple[int, ...],
+    labels: Sequence[str],
+    reference: Reference,
+    logits: np.ndarray,
+) -> dict[str, Any]:
+    """Write reference.npz and labels.txt, and return a manifest that names no model file yet."""
+    path = folder / manifest.REFERENCE
+    arrays = {"images": reference.images, "logits": logits, "labels": np.asarray(reference.labels)}
+    np.savez_compressed(path, names=np.array(labels), **arrays)
+    manifest.write_labels(folder / manifest.LABELS, labels)
+    return {
+        "schema": manifest.SCHEMA,
+        "name": name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "input": manifest.describe_input(shape),
+        "outputs": {
+            "logits": "one number per class",
+            "probabilities": "their softmax, one per class",
+        },
+        "labels": list(labels),
+        "reference": {
+            "file": manifest.REFERENCE,
+            "sha256": manifest.sha256(path),
+            "images": len(logits),
+            "labelled": int(np.sum(reference.labels >= 0)),
+            "largest_logit": float(np.abs(logits).max()),
+        },
+        "versions": manifest.versions(),
+        "artifacts": [],
+    }
+
+
+def _write(
+    target: Target,
+    folder: Path,
+    prepared: "keras.Model",
+    name: str,
+    labels: Sequence[str],
+    reference: Reference,
+    calibration: np.ndarray | None,
+) -> dict[str, Any]:
+    """Write one file and return its record."""
+    from keras_cnns.export import onnx, prepare, saved_model, tflite
+
+    path = folder / target.file
+    tried: dict[str, Any] = {
+        "images": reference.images[:_TRIED],
+        "kernels": prepare.kernel_count(prepared),
+    }
+    started = time.perf_counter()
+    if target.format == "savedmodel":
+        facts = saved_model.write_saved_model(prepared, path, labels=labels, **tried)
+    elif target.format == "onnx":
+        facts = onnx.write_onnx(prepared, path, name=name, labels=labels, **tried)
+    else:
+        facts = tflite.write_tflite(
+            prepared, path, quantization=target.quantization, calibration=calibration, **tried
+        )
+    return {
+        "file": target.file,
+        "format": target.format,
+        "quantization": target.quantization,
+        "bytes": folder_bytes(path),
+        "sha256": manifest.sha256(path),
+        **facts,
+        "seconds": round(time.perf_counter() - started, 2),
+    }

@@ -1,0 +1,101 @@
+"""What every writer asserts about its file before it hands it over."""
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+
+class ExportError(RuntimeError):
+    """A written file failed its check; the message says in one line which file, and why.
+
+    The commands print the message and exit with 1.
+    """
+
+
+def check_size(file: str, size_bytes: int, kernels: int, bytes_per_weight: int) -> None:
+    """Refuse a file too small to hold the weights of the model's kernels, or far too large.
+
+    Batch normalisation is folded away and biases are few, so that kernels alone are counted; the
+    graph itself may take 8 MiB.
+
+    >>> check_size("model.onnx", 4_000, kernels=1_000, bytes_per_weight=4)
+    >>> check_size("model.onnx", 400, kernels=1_000, bytes_per_weight=4)
+    Traceback (most recent call last):
+    keras_cnns.export.checks.ExportError: model.onnx: 400 bytes cannot hold 1,000 weights of 4 bytes
+    """
+    if size_bytes < 0.9 * kernels * bytes_per_weight:
+        raise ExportError(
+            f"{file}: {size_bytes:,} bytes cannot hold {kernels:,} weights of {bytes_per_weight} bytes"
+        )
+    if size_bytes > 1.5 * kernels * bytes_per_weight + (8 << 20):
+        raise ExportError(
+            f"{file}: {size_bytes:,} bytes are too many for {kernels:,} weights of {bytes_per_weight} bytes"
+        )
+
+
+def check_outputs(file: str, outputs: dict[str, np.ndarray], *, quantised: bool = False) -> None:
+    """Refuse a file whose outputs are not finite, or say nothing about the image.
+
+    Args:
+        file: its name, for the message.
+        outputs: its outputs on several different images, (n, classes) each.
+        quantised: the probabilities come in steps of 1/256, so that many classes can tie for the
+            first place: a file where most images have such a tie has quantised to nothing.
+
+    Raises:
+        ExportError: outputs are not finite, do not change with the image, or tie.
+    """
+    for name, values in outputs.items():
+        if not np.isfinite(values).all():
+            raise ExportError(f"{file}: {name} holds values that are not finite")
+        if not np.ptp(values, axis=0).any():
+            raise ExportError(f"{file}: {name} is the same for {len(values)} different images")
+    if quantised:
+        values = outputs["probabilities"]
+        tied = (values == values.max(axis=1, keepdims=True)).sum(axis=1) > 1
+        if tied.mean() > 0.5:
+            raise ExportError(
+                f"{file}: {tied.sum()} of {len(values)} images have no single most probable class, since "
+                f"steps of 1/256 cannot tell {values.shape[1]:,} such probabilities apart; "
+                "int8 is for trained models"
+            )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back the converters' chatter on standard error, unless it tells of an error.
+
+    They write from Python and from C++, so that the file descriptor itself is turned aside. Lines
+    that TensorFlow marks as errors are shown afterwards; all of it is when an exception passes.
+    """
+    sys.stderr.flush()
+    aside = tempfile.TemporaryFile()
+    kept = os.dup(2)
+    os.dup2(aside.fileno(), 2)
+    failed = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+        failed = False
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+        aside.seek(0)
+        lines = aside.read().splitlines(keepends=True)
+        aside.close()
+        os.write(2, b"".join(line for line in lines if failed or re.match(rb"[EF]\d{4} ", line)))
+
+
+def folder_bytes(path: Path) -> int:
+    """Return the size of a file, or of all files in a folder, in bytes."""
+    files = [path] if path.is_file() else [entry for entry in path.rglob("*") if entry.is_file()]
+    return sum(entry.stat().st_size for entry in files)

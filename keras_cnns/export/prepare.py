@@ -1,0 +1,165 @@
+"""From any of our models to the one float32 function that every format is written from."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_cnns.errors import UsageError
+from keras_cnns.export.checks import quiet
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+OUTPUTS = ("logits", "probabilities")
+
+
+def prepare(model: "keras.Model") -> "keras.Model":
+    """Return the deployed form: image -> {"logits", "probabilities"}, all of it in float32.
+
+    Auxiliary heads fall away, since nothing leads from them to the two outputs. A model in mixed
+    precision is rebuilt; any other shares its layers with the result.
+
+    Args:
+        model: a functional model with one input of pixel values, and layers named "logits" and
+            "predictions" (softmax), as `build` makes them.
+
+    Raises:
+        UsageError: the model is of another kind.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise UsageError(
+            f"the Keras backend is {keras.backend.backend()}; set KERAS_BACKEND=tensorflow to export"
+        )
+    inputs = getattr(model, "inputs", None) or []
+    if len(inputs) != 1 or len(inputs[0].shape) != 4 or None in inputs[0].shape[1:]:
+        raise UsageError(
+            f'"{model.name}" has inputs {[tuple(tensor.shape) for tensor in inputs]}; '
+            "export takes a functional model with one input (batch, height, width, channels)"
+        )
+    names = [layer.name for layer in model.layers]
+    if "logits" not in names:
+        raise UsageError(
+            f'"{model.name}" has no layer named "logits"; name the layer before the softmax so'
+        )
+    if any(layer.compute_dtype != "float32" for layer in model.layers if layer.weights):
+        model = _in_float32(model)
+    logits = model.get_layer("logits").output
+    if len(logits.shape) != 2:
+        raise UsageError(f'the layer "logits" has shape {tuple(logits.shape)}; it must be (batch, classes)')
+    probabilities = keras.ops.softmax(logits)
+    if "predictions" in names:
+        predictions = model.get_layer("predictions")
+        if getattr(predictions, "activation", None) is not keras.activations.softmax:
+            raise UsageError('the layer "predictions" is no softmax; export takes single-label classifiers')
+        probabilities = predictions.output
+    return keras.Model(model.inputs[0], {"logits": logits, "probabilities": probabilities})
+
+
+def _in_float32(model: "keras.Model") -> "keras.Model":
+    """Return a copy of a functional model with the same weights, computing in float32."""
+    import keras
+
+    def cast(layer: "keras.Layer") -> "keras.Layer":
+        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+
+    clone = keras.models.clone_model(model, clone_function=cast, recursive=True)
+    clone.set_weights(model.get_weights())
+    return clone
+
+
+def randomise_statistics(model: "keras.Model", *, seed: int = 0) -> None:
+    """Give every batch normalisation of a fresh model statistics and scales as training might.
+
+    A fresh one does next to nothing, so that files written from it would prove little.
+    """
+    import keras
+
+    rng = np.random.default_rng(seed)
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            size = layer.moving_mean.shape
+            layer.moving_mean.assign(rng.normal(0, 0.1, size))
+            layer.moving_variance.assign(rng.uniform(0.5, 1.5, size))
+            for weight, least in ((layer.gamma, 0.5), (layer.beta, -0.2)):
+                if weight is not None:
+                    weight.assign(rng.uniform(least, least + 0.4, size))
+
+
+def kernel_count(prepared: "keras.Model") -> int:
+    """Return how many weights the kernels hold: those with two dimensions or more."""
+    return sum(int(np.prod(w.shape)) for w in prepared.weights if len(w.shape) > 1)
+
+
+def logits_of(prepared: "keras.Model", images: np.ndarray, *, batch: int = 16) -> np.ndarray:
+    """Return the Keras model's own logits, (n, classes), without a GPU's shortened float32."""
+    import tensorflow as tf
+
+    shortened = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        with quiet():
+            parts = [
+                prepared(tf.cast(images[start : start + batch], tf.float32), training=False)["logits"].numpy()
+                for start in range(0, len(images), batch)
+            ]
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(shortened)
+    return np.concatenate(parts)
+
+
+def freeze(prepared: "keras.Model", *, batch: int | None, outputs: tuple[str, ...]) -> Any:
+    """Trace the model into one graph whose weights are constants.
+
+    Converters given the variables instead can write files without weights, and say nothing.
+
+    Args:
+        prepared: what `prepare` returned.
+        batch: the size of a batch; None leaves it open.
+        outputs: which of its outputs, in this order.
+
+    Returns:
+        A concrete function of `image`; its `outputs` are tensors in the order asked for.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    shape = (batch, *prepared.inputs[0].shape[1:])
+
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32, name="image")], autograph=False)
+    def serve(image: "tf.Tensor") -> list["tf.Tensor"]:
+        results = prepared(image, training=False)
+        return [results[name] for name in outputs]
+
+    with plain_grouped_convolutions(prepared):
+        return convert_variables_to_constants_v2(serve.get_concrete_function())
+
+
+@contextlib.contextmanager
+def plain_grouped_convolutions(model: "keras.Model") -> Iterator[None]:
+    """Trace grouped convolutions as plain operations.
+
+    Keras wraps them in a function compiled by XLA, which tf2onnx copies into the file as a call of
+    something that no runtime knows. A SavedModel is better off with the wrapping: without oneDNN,
+    TensorFlow's CPU kernel refuses a fused convolution with groups.
+    """
+    import tensorflow as tf
+
+    def plain(layer: Any) -> Any:
+        return lambda inputs, kernel: tf.nn.conv2d(
+            inputs, kernel, layer.strides, layer.padding.upper(), dilations=layer.dilation_rate
+        )
+
+    grouped = [layer for layer in model._flatten_layers() if getattr(layer, "groups", 1) > 1]
+    grouped = [layer for layer in grouped if hasattr(layer, "convolution_op")]
+    try:
+        for layer in grouped:
+            layer.convolution_op = plain(layer)
+        yield
+    finally:
+        for layer in grouped:
+            layer.__dict__.pop("convolution_op", None)

@@ -1,0 +1,150 @@
+"""What is exported: a run, a network by its name, or a .keras file; and the images to compare on."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from keras_cnns import data, runs, zoo
+from keras_cnns.errors import UsageError
+from keras_cnns.export import Reference, check_folder, export, plan, reference_count, synthetic_images
+
+if TYPE_CHECKING:
+    import keras
+
+CALIBRATION_IMAGES = 200
+SYNTHETIC_IMAGES = 64
+
+
+class Subject(NamedTuple):
+    """A model, and the data that it was trained on, if any."""
+
+    name: str
+    load: Callable[[], "keras.Model"]
+    labels: tuple[str, ...] | None = None
+    run: runs.Run | None = None
+
+
+def find_subject(place: str) -> Subject:
+    """Find a run folder, a .keras file or a network's name; nothing is loaded yet.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    path = Path(place)
+    if path.is_dir():
+        run = runs.open_run(path)
+        return Subject(run.recipe.model.name, run.model, run.labels, run)
+    if path.suffix == ".keras":
+        if not path.is_file():
+            raise UsageError(f"{path} does not exist; give a .keras file")
+        return Subject(path.stem, lambda: runs.load_model(path))
+    net = zoo.get(place)
+    return Subject(net.name, lambda: fresh(net.name))
+
+
+def fresh(name: str, seed: int = 0) -> "keras.Model":
+    """Build a network with weights drawn by a seed, batch normalisation's statistics included.
+
+    With the statistics that Keras starts from, normalisation would do nothing, and a deep
+    network's answers would hardly depend on its image.
+    """
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    model = zoo.build(name, preprocessing="symmetric")
+    draw = np.random.default_rng(seed)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            for weight in layer.weights:
+                above = weight.name in ("gamma", "moving_variance")
+                low, high = (0.5, 1.5) if above else (-0.1, 0.1)
+                weight.assign(draw.uniform(low, high, weight.shape))
+    return model
+
+
+def export_subject(
+    place: str,
+    out: Path,
+    *,
+    formats: Sequence[str],
+    quantize: Sequence[str] = (),
+    data_name: str | None = None,
+    data_dir: str | None = None,
+    progress: Callable[[str], object] = lambda line: None,
+) -> dict[str, Any]:
+    """Export a run, a network or a file, compared on test images where there are any.
+
+    Without data the images are synthetic and have no labels.
+
+    Returns:
+        The manifest, as of `keras_cnns.export.export`.
+
+    Raises:
+        UsageError: before any work, for what cannot be done.
+        ExportError: where a file fails its checks; nothing is left.
+    """
+    subject = find_subject(place)
+    plan(formats, quantize, calibrated=data_name is not None or subject.run is not None)
+    check_folder(out)
+    source = None
+    if data_name is not None:
+        source = data.open_source(data_name, data_dir=data_dir)
+    elif subject.run is not None:
+        source = runs.open_data(subject.run.recipe, data_dir=data_dir)
+    if source and subject.labels and tuple(source.labels) != subject.labels:
+        raise UsageError(
+            f"{data_name} has {len(source.labels)} classes, others than the {len(subject.labels)} of "
+            f"{place}; give the data of its own classes"
+        )
+    model = subject.load()
+    shape = tuple(model.inputs[0].shape[1:])
+    classes = model.get_layer("logits").output.shape[-1]
+    calibration = None
+    if source:
+        images, truth = _images(source, "test", shape, reference_count(shape))
+        reference = Reference(images, truth)
+        if "int8" in quantize:
+            calibration, _ = _images(source, "train", shape, CALIBRATION_IMAGES)
+    else:
+        reference = Reference(synthetic_images(SYNTHETIC_IMAGES, shape, seed=0))
+    labels = subject.labels or (source.labels if source else [str(i) for i in range(classes)])
+    return export(
+        model,
+        out,
+        name=subject.name,
+        formats=formats,
+        quantize=quantize,
+        labels=labels,
+        reference=reference,
+        calibration=calibration,
+        progress=progress,
+    )
+
+
+def _images(
+    source: data.Source, split: str, shape: tuple[int, ...], count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return images of a split, spread evenly over it, and their labels."""
+    step = max(1, source.sizes[split] // count)
+    dataset = data.batches(source, split, image_shape=shape, batch_size=1).shard(step, 0)
+    pairs = list(dataset.take(count).as_numpy_iterator())
+    images = np.concatenate([np.clip(np.rint(x), 0, 255).astype(np.uint8) for x, _ in pairs])
+    return images, np.concatenate([y for _, y in pairs])
+
+
+def test_images(
+    name: str, data_dir: str | None, shape: tuple[int, ...], labels: tuple[str, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return all test images of a data set of these classes.
+
+    Raises:
+        UsageError: for another set of classes.
+    """
+    source = data.open_source(name, data_dir=data_dir)
+    if tuple(source.labels) != labels:
+        raise UsageError(
+            f"{name} has {len(source.labels)} classes, others than the {len(labels)} of the files"
+        )
+    return _images(source, "test", shape, source.sizes["test"])

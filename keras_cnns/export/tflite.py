@@ -1,0 +1,138 @@
+"""Write TFLite files of builtin operations: float32, float16, dynamic range, full int8."""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_cnns.export import checks, runners
+from keras_cnns.export.prepare import freeze
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+_BYTES_PER_WEIGHT = {"float32": 4, "float16": 2, "dynamic": 1, "int8": 1}
+
+
+def write_tflite(
+    prepared: "keras.Model",
+    path: Path,
+    *,
+    quantization: str,
+    images: np.ndarray,
+    kernels: int,
+    calibration: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Write a file that maps one image to `probabilities`.
+
+    Int8 takes uint8 pixels as a camera gives them, since its input has a scale of exactly 1.
+
+    Args:
+        prepared: what `prepare.prepare` returned.
+        path: the file to write.
+        quantization: "float32", "float16", "dynamic" (int8 weights) or "int8" (activations as well).
+        images: a few different uint8 images to try the file on.
+        kernels: how many weights it must hold.
+        calibration: uint8 images to measure the range of activations on, for int8.
+
+    Returns:
+        What is particular to this file: its input, outputs and operations, and whether all of it is
+        integer arithmetic.
+
+    Raises:
+        ExportError: the file failed a check.
+    """
+    import tensorflow as tf
+
+    with checks.quiet():
+        frozen = freeze(prepared, batch=1, outputs=("probabilities",))
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if quantization != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if quantization == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if quantization == "int8":
+            assert calibration is not None
+            converter.representative_dataset = lambda: _samples(calibration)
+            converter.inference_input_type = tf.uint8
+        content = converter.convert()
+    del frozen, converter
+    content, facts = _finish(path.name, content)
+    if quantization == "int8" and facts["input_quantization"] != [1.0, 0]:
+        raise checks.ExportError(
+            f"{path.name}: its input has scale and zero point {facts['input_quantization']}, "
+            "where bytes from a camera need [1.0, 0]"
+        )
+    path.write_bytes(content)
+    checks.check_size(path.name, len(content), kernels, _BYTES_PER_WEIGHT[quantization])
+    with checks.quiet():
+        outputs = runners.load("tflite", path).run(images)
+    checks.check_outputs(path.name, outputs, quantised=quantization == "int8")
+    return {"batch": 1, "outputs": sorted(outputs), **facts}
+
+
+def _samples(calibration: np.ndarray) -> Any:
+    """Yield one black image, one white one and the given ones, as the converter wants them.
+
+    The first two make the input's range 0..255, hence its scale 1 and its zero point 0.
+    """
+    image = np.zeros_like(calibration[:1], np.float32)
+    yield [image]
+    yield [image + 255]
+    for pixels in calibration:
+        yield [pixels[None].astype(np.float32)]
+
+
+def _finish(file: str, content: bytes) -> tuple[bytes, dict[str, Any]]:
+    """Name the input and the output, and read which operations the file is made of."""
+    from tensorflow.lite.python import schema_py_generated as schema
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.convert_bytearray_to_object(content)
+    graph = model.subgraphs[0]
+    (image,), (probabilities,) = graph.inputs, graph.outputs
+    signature = schema.SignatureDefT()
+    signature.signatureKey = b"serving_default"
+    signature.inputs = [_named(graph, image, b"image")]
+    signature.outputs = [_named(graph, probabilities, b"probabilities")]
+    model.signatureDefs = [signature]
+
+    builtins = {value: name for name, value in vars(schema.BuiltinOperator).items()}
+    floats = {schema.TensorType.FLOAT32, schema.TensorType.FLOAT16}
+    operations: Counter[str] = Counter()
+    integer_only = True
+    for subgraph in model.subgraphs:
+        for operator in subgraph.operators:
+            code = model.operatorCodes[operator.opcodeIndex]
+            name = builtins[max(code.builtinCode, code.deprecatedBuiltinCode)]
+            if name == "CUSTOM" or "VAR_HANDLE" in name or "VARIABLE" in name:
+                what = f"the operation {(code.customCode or b'').decode()}" if name == "CUSTOM" else name
+                raise checks.ExportError(f"{file}: it holds {what}, which the plain runtime cannot run")
+            operations[name] += 1
+            touched = [i for i in (*operator.inputs, *operator.outputs) if i >= 0]
+            if name not in ("QUANTIZE", "DEQUANTIZE"):
+                integer_only &= not any(subgraph.tensors[i].type in floats for i in touched)
+    source = graph.tensors[image]
+    types = {schema.TensorType.FLOAT32: "float32", schema.TensorType.UINT8: "uint8"}
+    quantization = None
+    if source.quantization is not None and source.quantization.scale is not None:
+        quantization = [float(source.quantization.scale[0]), int(source.quantization.zeroPoint[0])]
+    facts = {
+        "input_dtype": types[source.type],
+        "input_quantization": quantization,
+        "operations": dict(sorted(operations.items())),
+        "integer_only": integer_only,
+    }
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model)), facts
+
+
+def _named(graph: Any, index: int, name: bytes) -> Any:
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    graph.tensors[index].name = name
+    tensor = schema.TensorMapT()
+    tensor.name, tensor.tensorIndex = name, index
+    return tensor

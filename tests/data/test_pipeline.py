@@ -1,0 +1,229 @@
+"""Batches: the same for the same seed, whole, in order where they should be, and PIL's pixels."""
+
+import gc
+import os
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from keras_cnns import data
+from keras_cnns.data import pipeline
+from keras_cnns.errors import UsageError
+
+SHAPE = (12, 12, 1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two classes of 24 images of many sizes; the grey levels name them."""
+    root = tmp_path_factory.mktemp("folder")
+    for value in range(48):
+        path = root / ("even", "odd")[value % 2] / f"{value}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (12 + value % 5, 12 + value % 3), 5 * value).save(path)
+    source = data.open_source(str(root), channels=1, validation=1 / 8, test=1 / 8)
+    assert source.sizes == {"train": 36, "validation": 6, "test": 6}
+    return source
+
+
+@pytest.fixture(scope="module")
+def digits(digits_dir):
+    return data.open_source("digits", data_dir=digits_dir)
+
+
+@pytest.fixture(params=["memory", "stream"])
+def either(request, monkeypatch):
+    """Small splits are kept in memory, large ones streamed; both must hold what is promised."""
+    if request.param == "stream":
+        monkeypatch.setattr(pipeline, "CACHE_BYTES", 0)
+    return request.param
+
+
+def train(source, shape=SHAPE, **options):
+    options = {"batch_size": 8, "training": True, "augment": "crop", **options}
+    return data.batches(source, "train", image_shape=shape, **options)
+
+
+def epoch(dataset):
+    images, labels = zip(*dataset.as_numpy_iterator(), strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def same(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def check_repeatable(source):
+    first, again = train(source), train(source)
+    one, two = epoch(first), epoch(first)
+    assert same(one, epoch(again))
+    assert same(two, epoch(again))
+    assert not np.array_equal(one[0], two[0])
+    assert not np.array_equal(one[0], epoch(train(source, seed=1))[0])
+
+
+def test_same_seed_same_batches_and_every_epoch_another(folder, either):
+    check_repeatable(folder)
+
+
+def test_the_same_holds_for_tfds(digits, monkeypatch):
+    monkeypatch.setattr(pipeline, "CACHE_BYTES", 0)
+    check_repeatable(digits)
+
+
+def test_an_epoch_can_be_asked_for_alone(folder, either):
+    """What a resumed training sees is what the uninterrupted one would have seen."""
+    whole = train(folder)
+    epochs = [epoch(whole) for _ in range(3)]
+    later = train(folder, first_epoch=1)
+    assert same(epoch(later), epochs[1])
+    assert same(epoch(later), epochs[2])
+
+
+def test_the_epoch_counter_outlives_its_maker(folder):
+    dataset = train(folder)
+    gc.collect()
+    assert not np.array_equal(epoch(dataset)[0], epoch(dataset)[0])
+
+
+def test_neither_threads_nor_other_random_numbers_matter(folder):
+    expected = epoch(train(folder))
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1
+    tf.random.uniform((3,))
+    assert same(epoch(train(folder).with_options(options)), expected)
+
+
+def test_an_epoch_has_every_image_once(folder, either):
+    dataset = train(folder, augment="none", batch_size=9)
+    assert dataset.cardinality() == 4
+    images, labels = epoch(dataset)
+    values = images[:, 0, 0, 0].astype(int)
+    assert len(set(values)) == len(values) == 36
+    assert (values // 5 % 2 == labels).all()
+
+
+def test_what_does_not_fill_a_batch_waits_for_another_epoch(folder, either):
+    dataset = train(folder, augment="none", batch_size=8)
+    assert dataset.cardinality() == 4
+    seen = [set(epoch(dataset)[0][:, 0, 0, 0]) for _ in range(2)]
+    assert [len(values) for values in seen] == [32, 32]
+    assert seen[0] != seen[1]
+
+
+def test_a_batch_larger_than_the_split(folder, either):
+    dataset = train(folder, batch_size=64)
+    assert dataset.cardinality() == 1
+    assert len(epoch(dataset)[1]) == 36
+
+
+def test_validation_comes_in_order_and_whole(folder, either):
+    dataset = data.batches(folder, "validation", image_shape=SHAPE, batch_size=4)
+    assert dataset.cardinality() == 2
+    images, labels = epoch(dataset)
+    listed = data.examples(folder, "validation", image_shape=SHAPE, batch_size=5)
+    listed = list(listed.as_numpy_iterator())
+    assert np.array_equal(np.concatenate([b["image"] for b in listed]), images)
+    assert np.array_equal(np.concatenate([b["label"] for b in listed]), labels)
+    files = [os.fsdecode(name) for b in listed for name in b["file"]]
+    assert files == list(folder.files["validation"])
+    assert same(epoch(dataset), (images, labels))
+
+
+def test_types_and_static_shapes(digits):
+    images, labels = train(digits, (32, 32, 3)).element_spec
+    assert (images.dtype, labels.dtype) == (tf.float32, tf.int64)
+    assert images.shape == (8, 32, 32, 3)
+    images, labels = data.batches(
+        digits, "test", image_shape=(32, 32, 1), batch_size=8
+    ).element_spec
+    assert images.shape == (None, 32, 32, 1)
+
+
+def test_keras_trains_on_it(folder):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(2, "softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    dataset = train(folder)
+    history = model.fit(dataset, epochs=2, verbose=0, shuffle=False)
+    assert len(history.history["loss"]) == 2
+    assert int(model.optimizer.iterations.numpy()) == 2 * dataset.cardinality()
+
+
+@pytest.mark.parametrize(
+    "size", [(375, 500), (500, 375), (64, 64), (33, 200), (30, 40), (224, 224)]
+)
+@pytest.mark.parametrize("shape", [(224, 224, 3), (32, 32, 3), (48, 32, 3), (32, 32, 1)])
+def test_fit_image_is_pils_resize(size, shape):
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (size[0] // 8, size[1] // 8, 3), np.uint8))
+    image = small.resize(size[::-1], Image.Resampling.BICUBIC)
+    height, width, channels = shape
+    scale = max(height / size[0], width / size[1])
+    large = [max(round(side * scale), least) for side, least in zip(size, shape, strict=False)]
+    top, left = (large[0] - height) // 2, (large[1] - width) // 2
+    expected = image.convert("L" if channels == 1 else "RGB")
+    expected = expected.resize(large[::-1], Image.Resampling.BILINEAR)
+    expected = expected.crop((left, top, left + width, top + height))
+    expected = np.asarray(expected, np.float32).reshape(shape)
+    result = data.fit_image(tf.constant(np.asarray(image)), shape).numpy()
+    assert result.shape == shape
+    assert (result == np.rint(result)).all()
+    difference = np.abs(result - expected)
+    assert difference.mean() < 0.5
+    assert difference.max() <= 2
+
+
+def test_fit_image_leaves_the_right_size_alone_and_takes_batches():
+    images = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 3), np.uint8)
+    kept = data.fit_image(tf.constant(images), (20, 24, 3)).numpy()
+    assert (kept == images).all()
+    together = data.fit_image(tf.constant(images), (10, 10, 1)).numpy()
+    for image, fitted in zip(images, together, strict=True):
+        assert (data.fit_image(tf.constant(image), (10, 10, 1)).numpy() == fitted).all()
+
+
+def test_read_image_gives_what_evaluation_gives(folder, tmp_path):
+    batch = next(iter(data.examples(folder, "test", image_shape=(9, 7, 1), batch_size=4)))
+    for image, name in zip(batch["image"].numpy(), batch["file"].numpy(), strict=True):
+        assert (data.read_image(os.fsdecode(name), (9, 7, 1)) == image).all()
+    with pytest.raises(UsageError, match=r'cannot read the image ".*none.png": No such file'):
+        data.read_image(tmp_path / "none.png", SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"augment": "corp"}, 'did you mean "crop"'),
+        ({"batch_size": 0}, "data.batch_size"),
+    ],
+)
+def test_mistakes(folder, options, word):
+    with pytest.raises(UsageError, match=word):
+        train(folder, **options)
+    with pytest.raises(UsageError, match="no split"):
+        data.batches(folder, "tests", image_shape=SHAPE, batch_size=8)
+
+
+def test_names_are_loaded_on_use():
+    assert all(hasattr(data, name) for name in data.__all__)
+    with pytest.raises(AttributeError, match="batchs"):
+        _ = data.batchs
+
+
+def test_photos(photos):
+    """Real photographs: what a network sees is PIL's resize of PIL's decoding."""
+    for path in sorted(photos.iterdir())[:8]:
+        with Image.open(path) as image:
+            image = image.convert("RGB")
+        scale = 224 / min(image.size)
+        width, height = (max(224, round(side * scale)) for side in image.size)
+        left, top = (width - 224) // 2, (height - 224) // 2
+        expected = image.resize((width, height), Image.Resampling.BILINEAR)
+        expected = np.asarray(expected.crop((left, top, left + 224, top + 224)), np.float32)
+        difference = np.abs(data.read_image(path, (224, 224, 3)) - expected)
+        assert difference.mean() < 0.5
+        assert difference.max() <= 2
