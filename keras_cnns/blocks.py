@@ -217,7 +217,8 @@ def chain(x: Any, steps: Sequence[Any], *, name: str, **options: Any) -> Any:
     A letter is added to `name` for each step; `options` are those of `inception_block`.
 
     >>> from keras_cnns.trace import FeatureMap
-    >>> chain(FeatureMap((None, 32, 32, 3)), (Conv(64, 7, 2), Pool("max", 3, 2)), name="stem_").shape
+    >>> steps = (Conv(64, 7, 2), Pool("max", 3, 2))
+    >>> chain(FeatureMap((None, 32, 32, 3)), steps, name="stem_").shape
     (None, 8, 8, 64)
     """
     for letter, step in zip(ascii_lowercase[: len(steps)], steps, strict=True):

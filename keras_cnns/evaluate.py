@@ -8,7 +8,7 @@ from keras_cnns import data
 from keras_cnns.errors import UsageError
 from keras_cnns.runs import Run
 
-WORST = 24
+WORST = 18
 
 
 def evaluate(run: Run, source: data.Source, split: str = "test") -> dict[str, Any]:

@@ -97,8 +97,8 @@ class PadChannels(keras.layers.Layer):
 class GELU(keras.layers.Layer):
     """Multiply by the normal distribution's cumulative: x * P(X <= x).
 
-    Hendrycks & Gimpel 2016, https://arxiv.org/abs/1606.08415. Keras's activation "gelu" has no
-    argument: it is the exact one, whose TensorFlow operation cannot be converted to ONNX.
+    Hendrycks & Gimpel 2016, https://arxiv.org/abs/1606.08415. Keras's activation "gelu" is the
+    exact one alone, and of TensorFlow operations that cannot be converted to ONNX.
 
     Args:
         approximate: 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), which is JAX's default,

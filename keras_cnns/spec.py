@@ -6,7 +6,7 @@ that a search may change; everything else is structure.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from keras_cnns.errors import UsageError, suggest
 
@@ -143,11 +143,19 @@ def merge(default: Any, changes: Any, path: str = "spec") -> Any:
     ):
         return changes
     if hasattr(default, "_fields"):
-        known = default._asdict()
+        known, hints = default._asdict(), _hints(type(default))
         _check_keys(changes, known, path)
-        return type(default)(
-            **{k: merge(v, changes[k], f"{path}.{k}") if k in changes else v for k, v in known.items()}
-        )
+        merged = {
+            k: merge(v, changes[k], f"{path}.{k}") if k in changes else v for k, v in known.items()
+        }
+        for key in changes:
+            allowed = get_args(hints[key]) if get_origin(hints[key]) is Literal else ()
+            if allowed and merged[key] not in allowed:
+                raise UsageError(
+                    f"{path}.{key}: received {merged[key]!r}, but it must be "
+                    f"{' or '.join(map(repr, allowed))}"
+                )
+        return type(default)(**merged)
     if isinstance(default, Mapping):
         _check_keys(changes, default, path)
         return {

@@ -139,7 +139,7 @@ def _global_pool(x: tuple[int, ...], c: Config) -> Effect:
 
 
 def _adaptive_pool(x: tuple[int, ...], c: Config) -> Effect:
-    """As many means as asked for, of parts that overlap by a pixel where they do not come out even."""
+    """As many means as asked for, of parts that overlap where the map does not come out even."""
     size = pair(c["output_size"])
     parts = [
         max(-(-(i + 1) * n // out) - i * n // out for i in range(out))

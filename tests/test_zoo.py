@@ -1,6 +1,8 @@
 """What holds for every network of the zoo. A new name is covered by being there.
 
-The layers' names are goldens, one file a module of `keras_cnns.nets`; after a change that is meant:
+Counts were made independently of this package; `oracles.csv` has them, and where the same number
+is published. The layers' names are goldens, a file for each module of `keras_cnns.nets`; after a
+change that is meant:
 
     UPDATE_GOLDENS=1 python -m pytest tests/test_zoo.py -k golden
 """
@@ -10,9 +12,10 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import tomllib
-from collections import defaultdict
 from functools import cache
+from hashlib import sha256
 from importlib import import_module
 from math import prod
 from pathlib import Path
@@ -29,14 +32,40 @@ from keras_cnns.errors import UsageError
 
 HERE = Path(__file__).parent
 GOLDENS = HERE / "goldens"
-NO_COUNT = "no published count"
 with open(HERE / "oracles.csv", newline="", encoding="utf-8") as file:
     ORACLES = {row["name"]: row for row in csv.DictReader(file)}
 
 NAMES = list(zoo.NETS)
-# Building takes time: small nets are built at full size, the others with few filters, and of those
-# with many layers only the shallowest of each module.
-SMALL, SHALLOW = 30_000_000, 200
+
+
+def module(name):
+    return zoo.get(name).path.split(":")[0]
+
+
+MODULES = list(dict.fromkeys(map(module, NAMES)))
+# Building takes time: what does is tried on the first network of each family, with few filters and
+# a single block a stage, and on the others behind `-m slow`.
+FIRST = set(dict(reversed([(zoo.get(name).family, name) for name in NAMES])).values())
+WITH_HEADS = [name for name in NAMES if zoo.get(name).auxiliary_params]
+
+
+def slow_unless(cheap, names=NAMES):
+    return [name if name in cheap else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+MEMBERS = slow_unless(FIRST)
+
+
+def shallow(spec):
+    """The spec with stages of one block, where the depth is a number."""
+    if hasattr(spec, "_fields"):
+        parts = spec._asdict().items()
+        return type(spec)(*(1 if key == "depth" else shallow(value) for key, value in parts))
+    if isinstance(spec, dict):
+        return {key: shallow(value) for key, value in spec.items()}
+    if isinstance(spec, tuple) and not isinstance(spec, specs.Branches):
+        return tuple(shallow(value) for value in spec)
+    return spec
 
 
 @cache
@@ -44,50 +73,53 @@ def rows(name):
     return tuple(zoo.trace(name).rows)
 
 
-def module(name):
-    return zoo.get(name).path.split(":")[0]
-
-
-def families():
-    """Names by module, the net with the fewest layers first."""
-    found = defaultdict(list)
-    for name in sorted(NAMES, key=lambda name: len(rows(name))):
-        found[module(name)].append(name)
-    return found
-
-
-def slow_unless(cheap, names=NAMES):
-    return [name if cheap(name) else pytest.param(name, marks=pytest.mark.slow) for name in names]
-
-
-FULL_SIZE = slow_unless(lambda name: zoo.get(name).params < SMALL and len(rows(name)) < SHALLOW)
-NARROWED = slow_unless(lambda name: len(rows(name)) < SHALLOW)
-MEMBERS = slow_unless(lambda name: name == families()[module(name)][0])
-WITH_HEADS = [name for name in NAMES if zoo.get(name).auxiliary_params]
-
-
-def narrow(name):
-    """The network with a sixteenth of its filters."""
-    return specs.scale_filters(zoo.spec_of(name), 1 / 16)
-
-
 def small(name, **changes):
     """Arguments of `build` for a network that computes in no time."""
     net = zoo.get(name)
-    size = max(net.min_size, 32)
-    shape = {"input_shape": (size, size, net.input_shape[2])}
-    return {**shape, "num_classes": 5, "spec": narrow(name), **changes}
-
-
-@cache
-def narrowed(name):
-    keras.utils.set_random_seed(0)
-    return zoo.build(name, **small(name))
+    size = max(net.min_size, 64)
+    return {
+        "input_shape": (size, size, net.input_shape[2]),
+        "num_classes": 5,
+        "spec": specs.scale_filters(shallow(net.spec), 1 / 16),
+        **changes,
+    }
 
 
 def images(model, count=4, seed=0):
     shape = (count, *model.input_shape[1:])
     return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def settle(model):
+    """Take over the statistics of a batch, as training would: fresh ones let outputs explode."""
+    norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    if norms:
+        model(images(model, 8, seed=1), training=True)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model
+
+
+@cache
+def built(name):
+    keras.utils.set_random_seed(0)
+    return settle(zoo.build(name, **small(name)))
+
+
+def distinct():
+    """The networks that differ when they are small, and are not many layers even then."""
+    found = {}
+    for name in NAMES:
+        arguments = small(name)
+        found.setdefault((module(name), *map(str, arguments.values())), name)
+    return [
+        name
+        for name in found.values()
+        if name in FIRST or len(zoo.trace(name, **small(name)).rows) < 100
+    ]
 
 
 def weights(model):
@@ -106,23 +138,32 @@ def test_counts_are_those_of_the_row(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_counts_are_those_of_others(name):
-    net = zoo.get(name)
-    assert net.source, f"{name}: its row does not say where its counts come from"
-    if name not in ORACLES or ORACLES[name]["published"] == "no":
-        assert NO_COUNT in net.source, f'{name}: the source of its row must say "{NO_COUNT}"'
+    net, oracle = zoo.get(name), ORACLES.get(name)
+    if oracle:
+        assert net.params == int(oracle["params"])
+        assert net.macs == int(oracle["macs"])
+    if not oracle:
+        assert "no published count" in net.source, f"{name}: say so in its row, or add an oracle"
+    elif not oracle["published"]:
+        assert "counted" in net.source, f"{name}: its row must say that its count is not published"
     else:
-        assert NO_COUNT not in net.source
-    if name in ORACLES:
-        assert net.params == int(ORACLES[name]["params"])
-        assert net.macs == int(ORACLES[name]["macs"])
-        assert ORACLES[name]["source"]
+        assert net.source
+        assert "no published count" not in net.source
 
 
 def test_every_oracle_is_of_a_network():
     assert set(ORACLES) <= set(NAMES)
 
 
-@pytest.mark.parametrize("name", FULL_SIZE)
+def test_plain_networks_lack_the_projections_of_residual_ones():
+    shapes = ((64, 128, 28), (128, 256, 14), (256, 512, 7))
+    for depth in (18, 34):
+        plain, residual = zoo.get(f"plain{depth}"), zoo.get(f"resnet{depth}")
+        assert residual.params - plain.params == sum(a * b + 2 * b for a, b, _ in shapes)
+        assert residual.macs - plain.macs == sum(a * b * n * n for a, b, n in shapes)
+
+
+@pytest.mark.parametrize("name", slow_unless({"lenet5", "nin_cifar", "inception_v1"}))
 def test_counts_are_those_of_the_model_at_full_size(name):
     net = zoo.get(name)
     model = zoo.build(name)
@@ -130,16 +171,18 @@ def test_counts_are_those_of_the_model_at_full_size(name):
     assert model.name == name
     assert model.input_shape == (None, *net.input_shape)
     assert model.output_shape == (None, net.num_classes)
+    assert [layer.name for layer in model.layers[:1]] == ["image"]
+    assert {layer.name for layer in model.layers[1:]} == {row.name for row in rows(name)}
 
 
-@pytest.mark.parametrize("name", NARROWED)
+@pytest.mark.parametrize("name", slow_unless(distinct()))
 def test_what_is_built_is_what_was_priced(name):
-    model, priced = narrowed(name), zoo.trace(name, **small(name))
-    built = [
-        (layer.name, type(layer).__name__, layer.output.shape[1:], weights(layer))
+    model, priced = built(name), zoo.trace(name, **small(name))
+    layers = [
+        (layer.name, type(layer).__name__, tuple(layer.output.shape[1:]), weights(layer))
         for layer in model.layers[1:]
     ]
-    assert {(r.name, r.kind, r.shape, r.params) for r in priced.rows} == set(built)
+    assert {(r.name, r.kind, r.shape, r.params) for r in priced.rows} == set(layers)
     assert priced.shape == model.output_shape
 
 
@@ -170,34 +213,38 @@ def layer_names(name):
 
 
 def golden(family):
-    lines = []
+    """The names of all layers, a paragraph a network; of very deep ones their hash."""
+    text = []
     for name in NAMES:
         if module(name) == family:
-            lines += [name, *(f"  {layer}" for layer in layer_names(name))]
-    return "\n".join(lines) + "\n"
+            layers = " ".join(layer_names(name))
+            if layers.count(" ") > 500:
+                layers = f"{layers.count(' ') + 1} layers, {sha256(layers.encode()).hexdigest()}"
+            text += [f"{name}:", *textwrap.wrap(layers, 96, break_on_hyphens=False)]
+    return "\n".join(text) + "\n"
 
 
-@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize("family", MODULES)
 def test_layer_names_are_golden(family):
     path = GOLDENS / f"{family}.txt"
     if os.environ.get("UPDATE_GOLDENS"):
         GOLDENS.mkdir(exist_ok=True)
         path.write_text(golden(family), encoding="utf-8")
     assert path.exists() and path.read_text(encoding="utf-8") == golden(family), (
-        "layers' names have changed: weights saved before will not load. If it is meant: "
+        "names of layers have changed, and weights saved before will not load. If it is meant: "
         "UPDATE_GOLDENS=1 python -m pytest tests/test_zoo.py -k golden"
     )
 
 
-def test_every_golden_is_of_a_family():
-    assert {path.stem for path in GOLDENS.iterdir()} == set(families())
+def test_every_golden_is_of_a_module():
+    assert {path.stem for path in GOLDENS.iterdir()} == set(MODULES)
 
 
-@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize("family", MODULES)
 def test_a_module_cites_its_paper_and_says_where_it_departs(family):
     text = import_module(f"keras_cnns.nets.{family}").__doc__
     assert re.match(r"[^\n]+: [^\n]+ \d{4}\b[^\n]*https://[^\n]+\.\n", text)
-    assert re.search(r"^Departures from the paper:\n- ", text, re.MULTILINE)
+    assert re.search(r"^Departures from the papers?:\n- ", text, re.MULTILINE)
 
 
 # Sizes
@@ -219,18 +266,34 @@ def test_the_smallest_size_works_and_one_pixel_less_is_refused(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_any_larger_size_works(name):
     net = zoo.get(name)
+    spec = shallow(net.spec)
     for size in range(net.min_size, net.min_size + 20):
-        assert zoo.trace(name, input_shape=(size, size + 7, 3)).shape == (None, net.num_classes)
+        shape = (size, size + 7, 3)
+        assert zoo.trace(name, input_shape=shape, spec=spec).shape == (None, net.num_classes)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("name", NAMES)
+def test_images_may_have_1_3_or_4_channels(name, channels):
+    net = zoo.get(name)
+    found = zoo.trace(name, input_shape=(*net.input_shape[:2], channels), spec=shallow(net.spec))
+    first = next(row for row in found.rows if row.params)
+    paper = next(row for row in rows(name) if row.params)
+    filters = paper.shape[-1]
+    if paper.kind == "Conv2D" and net.input_shape[2] != channels:
+        bias = (paper.params - paper.macs // prod(paper.shape[:2])) // filters
+        kernel = (paper.params - bias * filters) // net.input_shape[2]
+        assert first.params == kernel * channels + bias * filters
+    assert found.shape == (None, net.num_classes)
+
+
 @pytest.mark.parametrize("name", MEMBERS)
-def test_the_smallest_size_runs_with_any_channels_and_classes(name, channels):
-    size, classes = zoo.get(name).min_size, channels + 1
-    shape = (size, size, channels)
-    model = zoo.build(name, **small(name, input_shape=shape, num_classes=classes))
-    found = np.asarray(model(images(model)))
-    assert found.shape == (4, classes)
+def test_the_smallest_size_runs(name):
+    size = zoo.get(name).min_size
+    keras.utils.set_random_seed(0)
+    model = zoo.build(name, **small(name, input_shape=(size, size, 4), num_classes=9))
+    found = np.asarray(settle(model)(images(model)))
+    assert found.shape == (4, 9)
     np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
     assert np.ptp(found, axis=0).max() > 0, "every image gets the same answer"
 
@@ -252,41 +315,48 @@ def test_channels_and_classes_change_the_ends_only(name):
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_probabilities_sum_to_one_and_are_the_softmax_of_the_scores(name):
-    model = narrowed(name)
-    scores = keras.Model(model.input, model.get_layer("logits").output)
-    x = 3 * images(model)
-    found, exponentials = np.asarray(model(x)), np.exp(np.asarray(scores(x)))
-    assert model.get_layer("predictions") is model.layers[-1]
+    model = built(name)
+    assert model.layers[-1].name == "predictions"
+    ends = [model.get_layer("logits").output, model.output]
+    scores, found = map(np.asarray, keras.Model(model.input, ends)(images(model)))
+    exponentials = np.exp(scores - scores.max(-1, keepdims=True))
     np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
     np.testing.assert_allclose(found, exponentials / exponentials.sum(-1, keepdims=True), atol=1e-5)
-    plain = zoo.build(name, **small(name, classifier_activation=None))
+    assert np.ptp(scores, axis=0).max() > 0, "every image gets the same answer"
+
+
+def test_without_an_activation_the_scores_come_out():
+    model = built("lenet5")
+    plain = zoo.build("lenet5", **small("lenet5", classifier_activation=None))
     plain.set_weights(model.get_weights())
-    np.testing.assert_array_equal(plain(x), scores(x))
+    scores = keras.Model(model.input, model.get_layer("logits").output)
+    np.testing.assert_array_equal(plain(images(model)), scores(images(model)))
 
 
 @pytest.mark.parametrize("name", MEMBERS)
-def test_without_its_top_a_network_gives_its_last_map_or_its_mean_or_maximum(name):
-    models = {
-        pooling: zoo.build(name, **small(name, include_top=False, pooling=pooling))
-        for pooling in (None, "avg", "max")
-    }
-    for pooling in ("avg", "max"):
-        models[pooling].set_weights(models[None].get_weights())
-    x = images(models[None])
-    maps = np.asarray(models[None](x))
-    assert maps.ndim == 4
-    np.testing.assert_allclose(models["avg"](x), maps.mean((1, 2)), atol=1e-5)
-    np.testing.assert_allclose(models["max"](x), maps.max((1, 2)), atol=1e-5)
-    assert weights(models[None]) < weights(narrowed(name))
+def test_without_its_top_a_network_gives_its_last_map(name):
+    model = settle(zoo.build(name, **small(name, include_top=False)))
+    found = np.asarray(model(images(model)))
+    assert found.ndim == 4
+    assert np.isfinite(found).all()
+    assert found.shape[1:] == model.output_shape[1:]
+    assert {layer.name for layer in model.layers} < {layer.name for layer in built(name).layers}
+    assert weights(model) < weights(built(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_its_top_a_map_may_be_pooled(name):
+    bare = zoo.trace(name, **small(name, include_top=False))
+    for pooling, kind in (("avg", "GlobalAveragePooling2D"), ("max", "GlobalMaxPooling2D")):
+        found = zoo.trace(name, **small(name, include_top=False, pooling=pooling))
+        assert found.shape == (None, bare.shape[-1])
+        assert found.rows[:-1] == bare.rows
+        assert (found.rows[-1].name, found.rows[-1].kind) == ("pool", kind)
 
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_a_saved_network_is_bit_equal(name, tmp_path):
-    model = narrowed(name)
-    generator = np.random.default_rng(0)
-    # Moving statistics must come back as well, not only what they begin with.
-    for weight in model.non_trainable_weights:
-        weight.assign(generator.uniform(0.5, 1.5, weight.shape))
+    model = built(name)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert [w.path for w in loaded.weights] == [w.path for w in model.weights]
@@ -298,19 +368,23 @@ def test_a_saved_network_is_bit_equal(name, tmp_path):
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
 def test_weights_of_a_file_are_loaded(suffix, tmp_path):
     path = str(tmp_path / f"lenet5{suffix}")
-    model = narrowed("lenet5")
+    model = built("lenet5")
     model.save(path) if suffix == ".keras" else model.save_weights(path)
     again = zoo.build("lenet5", **small("lenet5", weights=path))
     np.testing.assert_array_equal(again(images(model)), model(images(model)))
 
 
-def normalised(model):
-    """Names of the layers whose output a batch normalisation takes, and with it their bias."""
+def cancelled(model):
+    """Biases that the normalisation behind them takes out again, so that they have no gradient."""
     found = set()
     for layer in model.get_config()["layers"]:
         if layer["class_name"] == "BatchNormalization":
             (node,) = layer["inbound_nodes"]
-            found.add(node["args"][0]["config"]["keras_history"][0])
+            found.add(node["args"][0]["config"]["keras_history"][0] + "/bias")
+        # What the mixing of positions adds to all channels alike, the next normalisation over the
+        # channels subtracts.
+        if layer["name"].endswith("_tokens_2_conv"):
+            found.add(layer["name"] + "/bias")
     return found
 
 
@@ -320,25 +394,26 @@ def normalised(model):
 def test_a_gradient_reaches_every_weight(name, auxiliary):
     import tensorflow as tf
 
-    arguments = small(name)
+    if auxiliary and name not in WITH_HEADS:
+        pytest.skip(f"{name} has no auxiliary heads")
+    model = built(name)
     if auxiliary:
-        if name not in WITH_HEADS:
-            pytest.skip(f"{name} has no auxiliary heads")
         size = zoo.min_size(name, auxiliary=True)
-        arguments |= {"auxiliary": True, "input_shape": (size, size, 3)}
-    keras.utils.set_random_seed(0)
-    model = zoo.build(name, **arguments)
+        keras.utils.set_random_seed(0)
+        model = zoo.build(name, **small(name, input_shape=(size, size, 3)), auxiliary=True)
     x, labels = images(model, 8), np.arange(8) % 5
+    before = model.get_weights()
     with tf.GradientTape() as tape:
         outputs = model(x, training=True)
         heads = outputs.values() if auxiliary else [outputs]
         loss = sum(tf.reduce_mean(-tf.math.log(tf.gather(p, labels, batch_dims=1))) for p in heads)
     gradients = tape.gradient(loss, [w.value for w in model.trainable_weights])
-    cancelled = {f"{layer}/bias" for layer in normalised(model)}
+    model.set_weights(before)
+    free = cancelled(model)
     silent = [
         weight.path
         for weight, gradient in zip(model.trainable_weights, gradients, strict=True)
-        if weight.path not in cancelled and (gradient is None or not np.any(gradient))
+        if weight.path not in free and (gradient is None or not np.any(gradient))
     ]
     assert not silent
     assert all(np.isfinite(gradient).all() for gradient in gradients if gradient is not None)
@@ -352,7 +427,7 @@ def test_mixed_precision_gives_probabilities_in_full_precision(name):
         model = zoo.build(name, **small(name))
     finally:
         keras.config.set_dtype_policy(before)
-    model.set_weights(narrowed(name).get_weights())
+    model.set_weights(built(name).get_weights())
     found = model(images(model))
     first = next(layer for layer in model.layers if layer.weights)
     assert first.compute_dtype == "bfloat16"
@@ -360,7 +435,7 @@ def test_mixed_precision_gives_probabilities_in_full_precision(name):
     assert keras.backend.standardize_dtype(found.dtype) == "float32"
     assert keras.backend.standardize_dtype(model.get_layer("logits").output.dtype) == "float32"
     np.testing.assert_allclose(np.sum(found, -1), 1, atol=1e-5)
-    np.testing.assert_allclose(found, narrowed(name)(images(model)), atol=0.05)
+    np.testing.assert_allclose(found, built(name)(images(model)), atol=0.1)
 
 
 # Auxiliary heads
@@ -379,7 +454,7 @@ def test_the_heads_of_inception_v1_are_those_of_caffe():
     assert (found.params, found.macs) == (13_378_280, 1_591_044_096)
 
 
-@pytest.mark.parametrize("name", WITH_HEADS)
+@pytest.mark.parametrize("name", slow_unless(FIRST, WITH_HEADS))
 def test_auxiliary_heads_are_named_outputs_with_losses_of_their_own(name):
     size = zoo.min_size(name, auxiliary=True)
     arguments = small(name, input_shape=(size, size, 3))
@@ -399,6 +474,7 @@ def test_auxiliary_heads_are_named_outputs_with_losses_of_their_own(name):
         "sgd",
         loss=dict.fromkeys(heads, "sparse_categorical_crossentropy"),
         loss_weights={head: 1.0 if head == "predictions" else 0.3 for head in heads},
+        run_eagerly=True,
     )
     logs = model.evaluate(x, dict.fromkeys(heads, labels), return_dict=True, verbose=0)
     of_heads = [logs[f"{head}_loss"] for head in heads]
@@ -407,9 +483,9 @@ def test_auxiliary_heads_are_named_outputs_with_losses_of_their_own(name):
     assert logs[f"{heads[1]}_loss"] == pytest.approx(crossentropy, rel=1e-4)
 
     bare = zoo.build(name, **arguments)
-    for layer in bare.layers:
+    for layer in filter(lambda layer: layer.weights, bare.layers):
         layer.set_weights(model.get_layer(layer.name).get_weights())
-    np.testing.assert_allclose(bare(x), found["predictions"], atol=1e-6)
+    np.testing.assert_allclose(bare(x), found["predictions"], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in WITH_HEADS])
@@ -433,21 +509,20 @@ def test_the_default_point_of_the_search_space_is_the_network_itself(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_spec_survives_toml(name):
     paper = zoo.get(name).spec
-    text = tomli_w.dumps(specs.to_dict(paper))
-    assert zoo.spec_of(name, tomllib.loads(text)) == paper
+    assert zoo.spec_of(name, tomllib.loads(tomli_w.dumps(specs.to_dict(paper)))) == paper
     found = specs.map_filters(lambda _, n: n + 8, paper)
+    assert found != paper
     assert zoo.spec_of(name, tomllib.loads(tomli_w.dumps(specs.to_dict(found)))) == found
-    assert zoo.trace(name, spec=found).rows != zoo.trace(name).rows
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_dimension_of_the_search_changes_the_cost(name):
-    paper = zoo.get(name).spec
-    found = specs.filters(paper)
-    assert found
-    for path in found:
-        wider = specs.map_filters(lambda p, n, path=path: n * 2 if p == path else n, paper)
-        assert sum(row.params for row in zoo.trace(name, spec=wider).rows) > zoo.get(name).params
+    spec = shallow(zoo.get(name).spec)
+    before = cost(name, spec=spec).params
+    assert specs.filters(spec)
+    for path in specs.filters(spec):
+        wider = specs.map_filters(lambda p, n, path=path: n * 2 if p == path else n, spec)
+        assert cost(name, spec=wider).params > before, path
 
 
 def test_some_filters_of_a_spec_are_changed():
@@ -459,13 +534,21 @@ def test_some_filters_of_a_spec_are_changed():
     assert zoo.spec_of("inception_v1", {"3a": {"conv1": 32}})["3b"] == zoo.spec_of("inception_v1")["3b"]
 
 
-@pytest.mark.parametrize("name", ["inception_v1", "resnet18"])
-def test_a_stem_for_small_images_is_named_in_the_spec(name):
-    changes = {"stem": {"kind": "small"} if name == "inception_v1" else "small"}
-    found = zoo.trace(name, input_shape=(32, 32, 3), num_classes=10, spec=changes)
-    maps = {row.shape[0] for row in found.rows if len(row.shape) == 3}
-    assert maps == ({32, 16, 8, 4} if name == "inception_v1" else {32, 16, 8, 4})
-    assert zoo.min_size(name, spec=changes) < zoo.get(name).min_size
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("inception_v1", {"stem": {"kind": "small"}}),
+        ("resnet18", {"stem": "small"}),
+        ("densenet121", {"stem": "small"}),
+        ("repvgg_a0", {"stem": "small"}),
+    ],
+)
+def test_a_stem_for_small_images_is_named_in_the_spec(name, stem):
+    found = zoo.trace(name, input_shape=(32, 32, 3), num_classes=10, spec=stem)
+    maps = [row.shape[0] for row in found.rows if row.kind == "Conv2D"]
+    assert maps[0] == 32
+    assert maps[-1] == 4
+    assert zoo.min_size(name, spec=stem) < zoo.get(name).min_size
 
 
 def test_resnet18_for_cifar_is_the_one_that_others_count():
@@ -482,13 +565,14 @@ def test_a_whole_spec_may_be_given():
 @pytest.mark.parametrize(
     ("name", "changes", "said"),
     [
-        ("inception_v1", {"3z": {}}, 'spec: unknown key "3z".*did you mean "3[ab]"'),
+        ("inception_v1", {"3z": {}}, 'spec: unknown key "3z"; allowed are .*3a, 3b'),
+        ("inception_v1", {"stm": {}}, 'spec: unknown key "stm".*did you mean "stem"'),
         ("inception_v1", {"3a": {"conv": 1}}, 'spec.3a: unknown key "conv".*did you mean'),
         ("inception_v1", {"3a": {"conv1": "x"}}, "spec.3a.conv1: received 'x'"),
         ("inception_v1", {"stem": {"kind": "smal"}}, 'smal.*paper.*small'),
         ("resnet18", {"stem": "smal"}, "smal.*paper.*small"),
         ("resnet18", {"shortcut": "zeroes"}, "zeroes.*projection.*zeros"),
-        ("resnet18", {"stages": [{"filters": 0}]}, "stages.*0"),
+        ("resnet18", {"stages": {"0": {"filters": 0}}}, "(stages|conv2).*0"),
         ("alexnet", {"conv1": {"strides": 0}}, "conv1.*0"),
         ("alexnet", {"conv1": {"kernel_size": 0}}, "conv1.*0"),
         ("alexnet", {"conv1": {"filters": 97}}, "conv2.*97"),
@@ -507,8 +591,8 @@ def test_a_wrong_spec_is_refused_before_keras_is_asked(name, changes, said):
 
 
 def test_an_unknown_name_gets_the_closest_one():
-    with pytest.raises(UsageError, match='unknown network "vgg61"; did you mean "vgg16"'):
-        zoo.build("vgg61")
+    with pytest.raises(UsageError, match='unknown network "vgg_16"; did you mean "vgg16'):
+        zoo.build("vgg_16")
     with pytest.raises(UsageError, match='unknown network "gogglenet"; did you mean "googlenet"'):
         zoo.build("gogglenet")
     with pytest.raises(UsageError, match='unknown network "transformer"; keras-cnns list'):
@@ -528,6 +612,7 @@ def test_googlenet_is_inception_v1():
 def test_models_are_listed_by_pattern():
     assert zoo.list_models() == NAMES
     assert zoo.list_models("vgg1?") == ["vgg11", "vgg13", "vgg16", "vgg19"]
+    assert set(zoo.list_models("*_cifar")) < set(NAMES)
     assert zoo.list_models("nothing*") == []
 
 
@@ -639,74 +724,90 @@ def at(name, **arguments):
 SHAPES = {
     # Figure 2
     "lenet5": {
-        "c1_conv": (28, 28, 6),
-        "c1_pool": (14, 14, 6),
-        "c3_conv": (10, 10, 16),
-        "c3_pool": (5, 5, 16),
-        "c5_conv": (1, 1, 120),
-        "f6": (84,),
-        "logits": (10,),
+        "c1_conv": (28, 28, 6), "c1_pool": (14, 14, 6), "c3_conv": (10, 10, 16),
+        "c3_pool": (5, 5, 16), "c5_conv": (1, 1, 120), "f6": (84,), "logits": (10,),
     },
-    # Figure 2; Caffe's net for the maps after pooling
+    # Figure 2; Caffe's net for the maps behind a pooling
     "alexnet": {
-        "conv1_conv": (55, 55, 96),
-        "conv1_pool": (27, 27, 96),
-        "conv2_conv": (27, 27, 256),
-        "conv2_pool": (13, 13, 256),
-        "conv3_conv": (13, 13, 384),
-        "conv4_conv": (13, 13, 384),
-        "conv5_conv": (13, 13, 256),
-        "conv5_pool": (6, 6, 256),
-        "fc6": (4096,),
-        "fc7": (4096,),
+        "conv1_conv": (55, 55, 96), "conv1_pool": (27, 27, 96), "conv2_conv": (27, 27, 256),
+        "conv2_pool": (13, 13, 256), "conv3_conv": (13, 13, 384), "conv4_conv": (13, 13, 384),
+        "conv5_conv": (13, 13, 256), "conv5_pool": (6, 6, 256), "fc6": (4096,), "fc7": (4096,),
+    },
+    # Printed in section 8.1 of the book
+    "alexnet_d2l": {
+        "conv1_conv": (54, 54, 96), "conv1_pool": (26, 26, 96), "conv2_conv": (26, 26, 256),
+        "conv2_pool": (12, 12, 256), "conv5_conv": (12, 12, 256), "conv5_pool": (5, 5, 256),
     },
     # Caffe's net
     "nin": {
-        "mlpconv1_conv": (54, 54, 96),
-        "mlpconv1_pool": (27, 27, 96),
-        "mlpconv2_mlp2_conv": (27, 27, 256),
-        "mlpconv2_pool": (13, 13, 256),
-        "mlpconv3_pool": (6, 6, 384),
-        "mlpconv4_mlp1_conv": (6, 6, 1024),
-        "maps_conv": (6, 6, 1000),
+        "mlpconv1_conv": (54, 54, 96), "mlpconv1_pool": (27, 27, 96),
+        "mlpconv2_mlp2_conv": (27, 27, 256), "mlpconv2_pool": (13, 13, 256),
+        "mlpconv3_pool": (6, 6, 384), "mlpconv4_mlp1_conv": (6, 6, 1024), "maps_conv": (6, 6, 1000),
+    },
+    # Printed in section 8.3 of the book
+    "nin_d2l": {
+        "mlpconv1_conv": (54, 54, 96), "mlpconv1_pool": (26, 26, 96), "mlpconv2_pool": (12, 12, 256),
+        "mlpconv3_pool": (5, 5, 384), "maps_conv": (5, 5, 10), "logits": (10,),
     },
     # Table 1
     **{
-        f"vgg{depth}": {
-            "conv1_pool": (112, 112, 64),
-            "conv2_pool": (56, 56, 128),
-            "conv3_pool": (28, 28, 256),
-            "conv4_pool": (14, 14, 512),
-            "conv5_pool": (7, 7, 512),
-            "fc6": (4096,),
+        f"vgg{column}": {
+            "conv1_pool": (112, 112, 64), "conv2_pool": (56, 56, 128), "conv3_pool": (28, 28, 256),
+            "conv4_pool": (14, 14, 512), "conv5_pool": (7, 7, 512), "fc6": (4096,), "fc7": (4096,),
         }
-        for depth in (11, 13, 16, 19)
+        for column in ("11", "11_lrn", "13", "16", "16_c", "16_bn", "19")
     },
     # Table 1
     "inception_v1": {
-        "conv1_conv": (112, 112, 64),
-        "conv1_pool": (56, 56, 64),
-        "conv2_conv": (56, 56, 192),
-        "conv2_pool": (28, 28, 192),
-        "3a_concat": (28, 28, 256),
-        "3b_concat": (28, 28, 480),
-        "3b_pool": (14, 14, 480),
-        "4a_concat": (14, 14, 512),
-        "4b_concat": (14, 14, 512),
-        "4c_concat": (14, 14, 512),
-        "4d_concat": (14, 14, 528),
-        "4e_concat": (14, 14, 832),
-        "4e_pool": (7, 7, 832),
-        "5a_concat": (7, 7, 832),
-        "5b_concat": (7, 7, 1024),
-        "pool": (1024,),
-        "logits": (1000,),
+        "conv1_conv": (112, 112, 64), "conv1_pool": (56, 56, 64), "conv2_conv": (56, 56, 192),
+        "conv2_pool": (28, 28, 192), "3a_concat": (28, 28, 256), "3b_concat": (28, 28, 480),
+        "3b_pool": (14, 14, 480), "4a_concat": (14, 14, 512), "4b_concat": (14, 14, 512),
+        "4c_concat": (14, 14, 512), "4d_concat": (14, 14, 528), "4e_concat": (14, 14, 832),
+        "4e_pool": (7, 7, 832), "5a_concat": (7, 7, 832), "5b_concat": (7, 7, 1024),
+        "pool": (1024,), "logits": (1000,),
+    },
+    # Printed in section 8.4 of the book
+    "inception_v1_d2l": {
+        "conv1_pool": (24, 24, 64), "conv2_pool": (12, 12, 192), "3b_pool": (6, 6, 480),
+        "4e_pool": (3, 3, 832), "pool": (1024,),
+    },
+    # Figure 5, but for 4c to 4e, whose sums are not those of their branches there
+    "inception_v2": {
+        "conv1_conv": (112, 112, 64), "conv1_pool": (56, 56, 64), "conv2_conv": (56, 56, 192),
+        "conv2_pool": (28, 28, 192), "3a_concat": (28, 28, 256), "3b_concat": (28, 28, 320),
+        "3c_concat": (14, 14, 576), "4a_concat": (14, 14, 576), "4b_concat": (14, 14, 576),
+        "5a_concat": (7, 7, 1024), "5b_concat": (7, 7, 1024),
+    },
+    # Table 1
+    "inception_v3": {
+        "stem_a_conv": (149, 149, 32), "stem_b_conv": (147, 147, 32), "stem_c_conv": (147, 147, 64),
+        "stem_d_pool": (73, 73, 64), "5d_concat": (35, 35, 288), "6e_concat": (17, 17, 768),
+        "7a_concat": (8, 8, 1280), "7c_concat": (8, 8, 2048), "pool": (2048,),
+    },
+    # Figures 3 and 9
+    "inception_v4": {
+        "stem_a_conv": (149, 149, 32), "stem_b_conv": (147, 147, 32), "stem_c_conv": (147, 147, 64),
+        "stem_d_concat": (73, 73, 160), "stem_e_concat": (71, 71, 192),
+        "stem_f_concat": (35, 35, 384), "5e_concat": (35, 35, 384), "6a_concat": (17, 17, 1024),
+        "6h_concat": (17, 17, 1024), "7a_concat": (8, 8, 1536), "7d_concat": (8, 8, 1536),
+        "pool": (1536,),
+    },
+    # Figures 14 and 15
+    "inception_resnet_v1": {
+        "stem_d_pool": (73, 73, 64), "stem_e_conv": (73, 73, 80), "stem_f_conv": (71, 71, 192),
+        "stem_g_conv": (35, 35, 256), "a5_add": (35, 35, 256), "reduction_a_concat": (17, 17, 896),
+        "b10_add": (17, 17, 896), "reduction_b_concat": (8, 8, 1792), "c5_add": (8, 8, 1792),
+        "pool": (1792,),
+    },
+    # Figure 5
+    "xception": {
+        "block2_pool": (74, 74, 128), "block3_pool": (37, 37, 256), "block4_pool": (19, 19, 728),
+        "block12_add": (19, 19, 728), "block13_pool": (10, 10, 1024), "pool": (2048,),
     },
     # Table 1
     **{
         f"resnet{depth}": {
-            "conv1_conv": (112, 112, 64),
-            "conv1_pool": (56, 56, 64),
+            "conv1_conv": (112, 112, 64), "conv1_pool": (56, 56, 64),
             **{
                 f"conv{i + 2}_{n}_relu": (56 >> i, 56 >> i, width * (64 << i))
                 for i, n in enumerate(blocks)
@@ -714,12 +815,35 @@ SHAPES = {
             "pool": (width * 512,),
         }
         for depth, width, blocks in (
-            (18, 1, (2, 2, 2, 2)),
-            (34, 1, (3, 4, 6, 3)),
-            (50, 4, (3, 4, 6, 3)),
+            (18, 1, (2, 2, 2, 2)), (34, 1, (3, 4, 6, 3)), (50, 4, (3, 4, 6, 3)),
+            (101, 4, (3, 4, 23, 3)), (152, 4, (3, 8, 36, 3)),
         )
     },
-}
+    # Section 4.2
+    **{
+        f"resnet{6 * n + 2}_cifar": {
+            "conv1_conv": (32, 32, 16), f"conv2_{n}_relu": (32, 32, 16),
+            f"conv3_{n}_relu": (16, 16, 32), f"conv4_{n}_relu": (8, 8, 64), "pool": (64,),
+        }
+        for n in (3, 5, 7, 9, 18, 200)
+    },
+    # Table 1; each layer adds 32 channels, each transition keeps half
+    "densenet121": {
+        "conv1_conv": (112, 112, 64), "conv1_pool": (56, 56, 64), "dense1_6_concat": (56, 56, 256),
+        "transition1_pool": (28, 28, 128), "dense2_12_concat": (28, 28, 512),
+        "transition2_pool": (14, 14, 256), "dense3_24_concat": (14, 14, 1024),
+        "transition3_pool": (7, 7, 512), "dense4_16_concat": (7, 7, 1024), "pool": (1024,),
+    },
+    # Table 2, with a = 0.75 and b = 2.5 of table 3
+    "repvgg_a0": {
+        "stage1_1_relu": (112, 112, 48), "stage2_2_relu": (56, 56, 48),
+        "stage3_4_relu": (28, 28, 96), "stage4_14_relu": (14, 14, 192),
+        "stage5_1_relu": (7, 7, 1280),
+    },
+    # Table 1: sequence lengths of 49 and 196
+    "mixer_s32": {"patches_conv": (7, 7, 512), "mixer8_channels_add": (7, 7, 512)},
+    "mixer_b16": {"patches_conv": (14, 14, 768), "mixer12_channels_add": (14, 14, 768)},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -728,10 +852,9 @@ def test_shapes_are_those_of_the_papers_table(name):
     assert {layer: found.get(layer) for layer in SHAPES[name]} == SHAPES[name]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_network_has_a_table_of_shapes(name):
-    siblings = [other for other in SHAPES if module(other) == module(name)]
-    assert siblings, f"{name}: put its paper's shapes, or a sibling's, into SHAPES"
+@pytest.mark.parametrize("family", MODULES)
+def test_every_paper_has_a_table_of_shapes(family):
+    assert family in map(module, SHAPES), f"{family}: put the shapes of its paper into SHAPES"
 
 
 def test_connections_of_lenet5_are_those_of_the_paper():
@@ -782,7 +905,7 @@ def test_operations_of_resnet_are_those_of_table_1(name, billions):
 
 
 def test_alexnet_has_two_towers():
-    model = narrowed("alexnet")
+    model = built("alexnet")
     groups = {layer.name: layer.groups for layer in model.layers if layer.name.endswith("_conv")}
     assert [groups[f"conv{i}_conv"] for i in range(1, 6)] == [1, 2, 1, 2, 2]
     lrn = model.get_layer("conv1_lrn")
@@ -791,7 +914,7 @@ def test_alexnet_has_two_towers():
 
 
 def test_inception_v1_has_5x5_convolutions_and_no_batch_normalisation():
-    model = narrowed("inception_v1")
+    model = built("inception_v1")
     kernels = [layer.kernel_size for layer in model.layers if re.search(r"_3b_conv$", layer.name)]
     assert kernels == [(5, 5)] * 9
     assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers)
@@ -799,16 +922,18 @@ def test_inception_v1_has_5x5_convolutions_and_no_batch_normalisation():
 
 
 def test_an_inception_without_reductions_is_the_naive_one():
-    modules = [key for key in zoo.spec_of("inception_v1") if key != "stem"]
+    modules = [key for key, row in zoo.spec_of("inception_v1").items() if hasattr(row, "reduce3")]
+    assert len(modules) == 9
     naive = {key: {"reduce3": 0, "reduce5": 0, "pool": 0} for key in modules}
     found = cost("inception_v1", spec=naive)
-    # Counted independently.
-    assert (found.params, found.macs) == (97_526_008, 12_568_061_056)
+    assert (found.params, found.macs) == tuple(
+        int(ORACLES["inception_v1_naive"][key]) for key in ("params", "macs")
+    )
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2, 3])
 def test_nin_has_as_many_1x1_convolutions_as_its_spec(depth):
-    found = at("nin", spec={"mlpconv2": {"mlp": [32] * depth}})
+    found = at("nin_cifar", spec={"blocks": {"1": {"mlp": [32] * depth}}})
     names = [name for name in found if re.fullmatch(r"mlpconv2_mlp\d_conv", name)]
     assert len(names) == depth
 

@@ -187,7 +187,7 @@ def _from_memory(
     fitted = _fitted(source.records(split), source, image_shape, 256)
     parts = fitted.map(lambda r: (r["image"], r["label"])).prefetch(2)
     start = 0
-    with tqdm(total=size, desc=f"reading {split}", unit=" images", delay=1, leave=False) as bar:
+    with tqdm(total=size, desc=f"reading {split}", unit=" images", delay=1) as bar:
         for images, labels in parts.as_numpy_iterator():
             end = start + len(labels)
             pixels[start:end], numbers[start:end] = images, labels
@@ -222,7 +222,8 @@ def _streamed(
     buffer = min(size, max(1024, SHUFFLE_BYTES // max(1, source.record_bytes)))
 
     def shuffled(key: tf.Tensor) -> tf.data.Dataset:
-        return records.shuffle(buffer, seed=key[0], reshuffle_each_iteration=False)
+        number = tf.random.stateless_uniform((), key, None, None, tf.int64)
+        return records.shuffle(buffer, seed=number, reshuffle_each_iteration=False)
 
     epochs = _epochs(shuffled, seed, first_epoch)
     return _fitted(epochs, source, image_shape, batch_size, drop_remainder=size >= batch_size)

@@ -369,7 +369,7 @@ def check_images(paths: Sequence[str]) -> None:
     problems: list[tuple[str, str]] = []
     with (
         warnings.catch_warnings(),
-        tqdm(total=len(paths), desc="checking images", unit=" images", delay=1, leave=False) as bar,
+        tqdm(total=len(paths), desc="checking images", unit=" images", delay=1) as bar,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
         # Odd metadata is no reason to warn: the pixels are what counts.

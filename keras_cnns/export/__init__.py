@@ -121,9 +121,11 @@ def _check_arguments(
     named = {"reference": reference.images, "calibration": calibration}
     for kind, images in named.items():
         if images is not None and images.shape[1:] != shape:
-            raise UsageError(f"{kind} images have shape {images.shape[1:]}; the model takes {shape}")
-    if np.max(reference.labels) >= classes:
-        raise UsageError(f"a reference label is {np.max(reference.labels)} in a model of {classes} classes")
+            received = images.shape[1:]
+            raise UsageError(f"{kind} images have shape {received}; the model takes {shape}")
+    largest = int(reference.labels.max())
+    if largest >= classes:
+        raise UsageError(f"a reference label is {largest} in a model of {classes} classes")
 
 
 def _describe(
@@ -136,8 +138,13 @@ def _describe(
 ) -> dict[str, Any]:
     """Write reference.npz and labels.txt, and return a manifest that names no model file yet."""
     path = folder / manifest.REFERENCE
-    arrays = {"images": reference.images, "logits": logits, "labels": np.asarray(reference.labels)}
-    np.savez_compressed(path, names=np.array(labels), **arrays)
+    np.savez_compressed(
+        path,
+        images=reference.images,
+        labels=reference.labels,
+        logits=logits,
+        names=np.array(labels),
+    )
     manifest.write_labels(folder / manifest.LABELS, labels)
     return {
         "schema": manifest.SCHEMA,
@@ -153,7 +160,7 @@ def _describe(
             "file": manifest.REFERENCE,
             "sha256": manifest.sha256(path),
             "images": len(logits),
-            "labelled": int(np.sum(reference.labels >= 0)),
+            "labelled": int((reference.labels >= 0).sum()),
             "largest_logit": float(np.abs(logits).max()),
         },
         "versions": manifest.versions(),

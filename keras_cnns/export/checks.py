@@ -32,11 +32,13 @@ def check_size(file: str, size_bytes: int, kernels: int, bytes_per_weight: int) 
     """
     if size_bytes < 0.9 * kernels * bytes_per_weight:
         raise ExportError(
-            f"{file}: {size_bytes:,} bytes cannot hold {kernels:,} weights of {bytes_per_weight} bytes"
+            f"{file}: {size_bytes:,} bytes cannot hold {kernels:,} weights "
+            f"of {bytes_per_weight} bytes"
         )
     if size_bytes > 1.5 * kernels * bytes_per_weight + (8 << 20):
         raise ExportError(
-            f"{file}: {size_bytes:,} bytes are too many for {kernels:,} weights of {bytes_per_weight} bytes"
+            f"{file}: {size_bytes:,} bytes are too many for {kernels:,} weights "
+            f"of {bytes_per_weight} bytes"
         )
 
 
@@ -62,8 +64,8 @@ def check_outputs(file: str, outputs: dict[str, np.ndarray], *, quantised: bool 
         tied = (values == values.max(axis=1, keepdims=True)).sum(axis=1) > 1
         if tied.mean() > 0.5:
             raise ExportError(
-                f"{file}: {tied.sum()} of {len(values)} images have no single most probable class, since "
-                f"steps of 1/256 cannot tell {values.shape[1]:,} such probabilities apart; "
+                f"{file}: {tied.sum()} of {len(values)} images have no single most probable class, "
+                f"since steps of 1/256 cannot tell {values.shape[1]:,} such probabilities apart; "
                 "int8 is for trained models"
             )
 
@@ -76,23 +78,23 @@ def quiet() -> Iterator[None]:
     that TensorFlow marks as errors are shown afterwards; all of it is when an exception passes.
     """
     sys.stderr.flush()
-    aside = tempfile.TemporaryFile()
-    kept = os.dup(2)
-    os.dup2(aside.fileno(), 2)
-    failed = True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-        failed = False
-    finally:
-        sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
-        aside.seek(0)
-        lines = aside.read().splitlines(keepends=True)
-        aside.close()
-        os.write(2, b"".join(line for line in lines if failed or re.match(rb"[EF]\d{4} ", line)))
+    with tempfile.TemporaryFile() as aside:
+        kept = os.dup(2)
+        os.dup2(aside.fileno(), 2)
+        failed = True
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+            failed = False
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            aside.seek(0)
+            for line in aside:
+                if failed or re.match(rb"[EF]\d{4} ", line):
+                    os.write(2, line)
 
 
 def folder_bytes(path: Path) -> int:

@@ -29,8 +29,8 @@ FILES = {
 FORMATS = tuple(dict.fromkeys(format for format, _ in FILES))
 QUANTIZATIONS = tuple(q for q in dict.fromkeys(q for _, q in FILES) if q != "float32")
 
-_PACKAGES = ("keras-cnns", "keras", "tensorflow", "tensorflow-cpu", "ai-edge-litert", "onnx")
-_PACKAGES += ("onnxruntime", "tf2onnx", "numpy")
+_PACKAGES = ["keras-cnns", "keras", "tensorflow", "tensorflow-cpu", "ai-edge-litert", "onnx"]
+_PACKAGES += ["onnxruntime", "tf2onnx", "numpy"]
 
 
 class Target(NamedTuple):
@@ -72,8 +72,9 @@ def plan(
                 f"{', '.join(formats)}; add {able[0]} to them or leave {quantization} out"
             )
     if "int8" in quantize and not calibrated:
-        raise UsageError("int8 is calibrated on images and none were given; name a data set of them")
-    wanted = [(f, q) for f in dict.fromkeys(formats) for q in ("float32", *dict.fromkeys(quantize))]
+        raise UsageError("int8 is calibrated on images and none were given; name a data set")
+    kinds = ("float32", *dict.fromkeys(quantize))
+    wanted = [(format, kind) for format in dict.fromkeys(formats) for kind in kinds]
     return [Target(*pair, FILES[pair]) for pair in wanted if pair in FILES]
 
 
@@ -127,7 +128,8 @@ def replacing(out: str | Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
     except OSError as error:
-        raise UsageError(f"{out} cannot be written ({error.strerror}); give another folder") from None
+        reason = error.strerror
+        raise UsageError(f"{out} cannot be written ({reason}); give another folder") from None
     try:
         yield partial
         if out.exists():
@@ -221,7 +223,10 @@ def read(folder: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"{path} is not valid JSON ({error}); export the model again") from None
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise UsageError(f'{path} is not a manifest with the schema "{SCHEMA}"; export the model again')
+        raise UsageError(f'{path} does not say "schema": "{SCHEMA}"; export the model again')
+    missing = {"input", "labels", "reference", "artifacts"} - manifest.keys()
+    if missing:
+        raise UsageError(f"{path} says nothing about {min(missing)}; export the model again")
     return manifest
 
 

@@ -63,7 +63,7 @@ def write_onnx(
     operations = Counter(node.op_type for node in model.graph.node)
     strangers = {node.op_type for node in model.graph.node if node.domain}
     if strangers:
-        raise checks.ExportError(f"{path.name}: it holds {min(strangers)}, which is no ONNX operation")
+        raise checks.ExportError(f"{path.name}: {min(strangers)} is no operation of ONNX")
     received = [value.name for value in model.graph.input]
     if received != ["image"]:
         raise checks.ExportError(f"{path.name}: its inputs are {received}, where image is wanted")
@@ -115,8 +115,8 @@ def _finish(model: Any, *, name: str, labels: Sequence[str], image_shape: Sequen
 def lean_tf2onnx() -> Iterator[None]:
     """Keep tf2onnx from copying every weight at each of its two dozen passes over the graph.
 
-    The copies live until the end: AlexNet's 244 MB became 15 GB. A constant's copy is never read, and
-    the graph is kept whole only for passes that fail, which is better raised than passed over.
+    The copies live until the end: AlexNet's 244 MB became 15 GB. A constant's copy is never read,
+    and the graph is kept whole only for passes that fail, which is better raised than passed over.
     """
     from tf2onnx.graph import Node
 

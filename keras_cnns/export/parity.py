@@ -1,12 +1,12 @@
 """How far a file's outputs are from its model's, and how far they may be.
 
 R is the largest absolute logit of the float model over the reference images. Logits are compared
-where a file has them. Where it has probabilities alone, their logarithms are, clipped from below on
-both sides at the resolution of the output (1/256 for int8, 1e-7 for floats) and less their mean over
-the classes: softmax forgets a shift of all logits, and so must the comparison.
+where a file has them. Where it has probabilities alone, their logarithms are, clipped from below
+on both sides at the resolution of the output (1/256 for int8, 1e-7 for floats) and less their mean
+over the classes: softmax forgets a shift of all logits, and so must the comparison.
 
 An image is decisive if the two largest logits of the float model are more than 5 % of R apart;
-agreement is the share of decisive images with the same class in first place, and the others are ties.
+agreement is the share of decisive images with the same class in first place. The others are ties.
 """
 
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ _FLOAT_NOISE = 2e-6
 
 
 class Tolerance(NamedTuple):
-    """What a file may lose: `error` as a share of R, the others at the least (or most, the drop)."""
+    """What a file may lose: at most an error (as a share of R) and a drop; at least the others."""
 
     error: float | None
     agreement: float
@@ -39,7 +39,7 @@ TOLERANCES = {
 
 
 class Truth(NamedTuple):
-    """Images (n, height, width, channels), the float model's logits (n, classes), labels (n) or -1, R."""
+    """Images (n, height, width, channels), the float model's logits (n, classes), labels (n), R."""
 
     images: np.ndarray
     logits: np.ndarray
@@ -80,7 +80,7 @@ def log_probabilities(probabilities: np.ndarray, least: float) -> np.ndarray:
 
 
 def measure(outputs: dict[str, np.ndarray], truth: Truth, quantization: str) -> dict[str, Any]:
-    """Return the measures of one file's outputs: errors, PSNR, agreement, accuracy, disagreements."""
+    """Return how one file's outputs compare: errors, PSNR, agreement, accuracy, disagreements."""
     scores = outputs.get("logits", outputs["probabilities"])
     if "logits" in outputs:
         compared, got, wanted = "logits", scores.astype(np.float64), truth.logits
@@ -130,7 +130,8 @@ def broken(outputs: dict[str, np.ndarray], truth: Truth) -> str:
             return f"{name} has shape {values.shape} where {truth.logits.shape} is wanted"
         if not np.isfinite(values).all():
             return f"{name} holds values that are not finite"
-    if "logits" in outputs and np.abs(softmax(outputs["logits"]) - outputs["probabilities"]).max() > 1e-5:
+    wanted = softmax(outputs["logits"]) if "logits" in outputs else outputs["probabilities"]
+    if np.abs(wanted - outputs["probabilities"]).max() > 1e-5:
         return "its probabilities are not the softmax of its logits"
     return ""
 
@@ -138,7 +139,7 @@ def broken(outputs: dict[str, np.ndarray], truth: Truth) -> str:
 def judge(measured: dict[str, Any], truth: Truth, tolerance: Tolerance) -> str:
     """Return in one line what is beyond tolerance, or nothing.
 
-    The drop of accuracy is judged on 500 labelled images or more, and no agreement where all are ties.
+    The drop of accuracy is judged on 500 labelled images or more, agreement where not all are ties.
     """
     faults = []
     if tolerance.error is not None:
@@ -147,15 +148,16 @@ def judge(measured: dict[str, Any], truth: Truth, tolerance: Tolerance) -> str:
             limit = max(limit, _FLOAT_NOISE)
         if measured["max_error"] > limit:
             faults.append(
-                f"max error {measured['max_error']:.2g} in {measured['compared']} is above {limit:.2g} "
-                f"({tolerance.error:g} of the largest logit)"
+                f"max error {measured['max_error']:.2g} in {measured['compared']} is above "
+                f"{limit:.2g} ({tolerance.error:g} of the largest logit)"
             )
     if tolerance.psnr_db is not None and measured["psnr_db"] < tolerance.psnr_db:
         faults.append(f"PSNR {measured['psnr_db']:.1f} dB is below {tolerance.psnr_db:g} dB")
     if measured["agreement"] is not None and measured["agreement"] < tolerance.agreement:
         which = ", ".join(str(entry["image"]) for entry in measured["disagreements"][:5])
         faults.append(
-            f"top-1 agreement {measured['agreement']:.4f} is below {tolerance.agreement:g} (images {which}, ...)"
+            f"top-1 agreement {measured['agreement']:.4f} is below {tolerance.agreement:g}, "
+            f"first at image {which}"
         )
     before, after = truth.accuracy, measured["accuracy"]
     judged = tolerance.accuracy_drop is not None and int((truth.labels >= 0).sum()) >= JUDGED_IMAGES

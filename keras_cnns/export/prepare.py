@@ -31,10 +31,9 @@ def prepare(model: "keras.Model") -> "keras.Model":
     """
     import keras
 
-    if keras.backend.backend() != "tensorflow":
-        raise UsageError(
-            f"the Keras backend is {keras.backend.backend()}; set KERAS_BACKEND=tensorflow to export"
-        )
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise UsageError(f"the Keras backend is {backend}; to export, set KERAS_BACKEND=tensorflow")
     inputs = getattr(model, "inputs", None) or []
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or None in inputs[0].shape[1:]:
         raise UsageError(
@@ -50,12 +49,12 @@ def prepare(model: "keras.Model") -> "keras.Model":
         model = _in_float32(model)
     logits = model.get_layer("logits").output
     if len(logits.shape) != 2:
-        raise UsageError(f'the layer "logits" has shape {tuple(logits.shape)}; it must be (batch, classes)')
+        raise UsageError(f'"logits" has shape {tuple(logits.shape)}; it must be (batch, classes)')
     probabilities = keras.ops.softmax(logits)
     if "predictions" in names:
         predictions = model.get_layer("predictions")
         if getattr(predictions, "activation", None) is not keras.activations.softmax:
-            raise UsageError('the layer "predictions" is no softmax; export takes single-label classifiers')
+            raise UsageError('"predictions" is no softmax; export takes single-label classifiers')
         probabilities = predictions.output
     return keras.Model(model.inputs[0], {"logits": logits, "probabilities": probabilities})
 
@@ -72,24 +71,6 @@ def _in_float32(model: "keras.Model") -> "keras.Model":
     return clone
 
 
-def randomise_statistics(model: "keras.Model", *, seed: int = 0) -> None:
-    """Give every batch normalisation of a fresh model statistics and scales as training might.
-
-    A fresh one does next to nothing, so that files written from it would prove little.
-    """
-    import keras
-
-    rng = np.random.default_rng(seed)
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.BatchNormalization):
-            size = layer.moving_mean.shape
-            layer.moving_mean.assign(rng.normal(0, 0.1, size))
-            layer.moving_variance.assign(rng.uniform(0.5, 1.5, size))
-            for weight, least in ((layer.gamma, 0.5), (layer.beta, -0.2)):
-                if weight is not None:
-                    weight.assign(rng.uniform(least, least + 0.4, size))
-
-
 def kernel_count(prepared: "keras.Model") -> int:
     """Return how many weights the kernels hold: those with two dimensions or more."""
     return sum(int(np.prod(w.shape)) for w in prepared.weights if len(w.shape) > 1)
@@ -99,17 +80,17 @@ def logits_of(prepared: "keras.Model", images: np.ndarray, *, batch: int = 16) -
     """Return the Keras model's own logits, (n, classes), without a GPU's shortened float32."""
     import tensorflow as tf
 
+    def run(pixels: np.ndarray) -> np.ndarray:
+        return prepared(tf.cast(pixels, tf.float32), training=False)["logits"].numpy()
+
+    starts = range(0, len(images), batch)
     shortened = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(False)
     try:
         with quiet():
-            parts = [
-                prepared(tf.cast(images[start : start + batch], tf.float32), training=False)["logits"].numpy()
-                for start in range(0, len(images), batch)
-            ]
+            return np.concatenate([run(images[start : start + batch]) for start in starts])
     finally:
         tf.config.experimental.enable_tensor_float_32_execution(shortened)
-    return np.concatenate(parts)
 
 
 def freeze(prepared: "keras.Model", *, batch: int | None, outputs: tuple[str, ...]) -> Any:

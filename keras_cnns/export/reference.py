@@ -1,7 +1,6 @@
 """The images on which the files are held against the model they came from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,7 +9,6 @@ from keras_cnns.errors import UsageError
 _BYTES = 80 << 20
 
 
-@dataclass(frozen=True)
 class Reference:
     """Images, uint8 (n, height, width, channels), and their labels where they are known.
 
@@ -22,18 +20,16 @@ class Reference:
     array([-1, -1])
     """
 
-    images: np.ndarray
-    labels: np.ndarray | Sequence[int] | None = None
-
-    def __post_init__(self) -> None:
-        """Bring both arrays to their types."""
-        labels = np.full(len(self.images), -1) if self.labels is None else np.asarray(self.labels)
-        object.__setattr__(self, "images", as_pixels(self.images))
-        object.__setattr__(self, "labels", labels.astype(np.int64))
-        if len(labels) != len(self.images):
-            raise UsageError(f"{len(self.images)} reference images came with {len(labels)} labels")
-        if len(labels) < 2:
-            raise UsageError(f"received {len(labels)} reference images; give 64 or more")
+    def __init__(
+        self, images: np.ndarray, labels: np.ndarray | Sequence[int] | None = None
+    ) -> None:
+        count = len(images)
+        self.images = as_pixels(images)
+        self.labels = np.full(count, -1) if labels is None else np.asarray(labels, np.int64)
+        if len(self.labels) != count:
+            raise UsageError(f"{count} images came with {len(self.labels)} labels; give one each")
+        if count < 2:
+            raise UsageError(f"received {count} images to compare on; give 64 or more")
 
 
 def as_pixels(images: np.ndarray) -> np.ndarray:
@@ -53,8 +49,8 @@ def as_pixels(images: np.ndarray) -> np.ndarray:
 def reference_count(image_shape: Sequence[int]) -> int:
     """Return how many reference images are worth keeping: 1,000, or fewer that fill 80 MiB.
 
-    >>> reference_count((32, 32, 3)), reference_count((224, 224, 3)), reference_count((2048, 2048, 3))
-    (1000, 557, 64)
+    >>> [reference_count((size, size, 3)) for size in (32, 224, 2048)]
+    [1000, 557, 64]
     """
     return max(64, min(1000, _BYTES // int(np.prod(image_shape))))
 

@@ -23,7 +23,7 @@ _RUNS, _SECONDS = 20, 2.0
 
 
 class Runner(NamedTuple):
-    """A loaded file: `run` maps uint8 images (n, height, width, channels) to named outputs (n, classes)."""
+    """A loaded file: `run` maps uint8 images (n, height, width, channels) to named outputs."""
 
     run: Callable[[np.ndarray], dict[str, np.ndarray]]
     labels: list[str] | None
@@ -56,7 +56,8 @@ def load_onnx(path: str, threads: int) -> Runner:
     names = [output.name for output in session.get_outputs()]
 
     def run(pixels: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(names, session.run(names, {"image": pixels.astype(np.float32)}), strict=True))
+        results = session.run(names, {"image": pixels.astype(np.float32)})
+        return dict(zip(names, results, strict=True))
 
     labels = session.get_modelmeta().custom_metadata_map.get("labels")
     return Runner(_in_batches(run, BATCH), None if labels is None else json.loads(labels))
@@ -132,7 +133,7 @@ def main(format: str, file: str, images: str, outputs: str) -> None:
     os.environ["TF_NUM_INTRAOP_THREADS"] = str(THREADS)
     pixels = np.load(images, mmap_mode="r")
     runner = load(format, file)
-    results = runner.run(pixels)
+    results: dict[str, Any] = dict(runner.run(pixels))
     note = {
         "latency_ms": latency_ms(runner.run, pixels[:1]),
         "threads": THREADS,

@@ -34,7 +34,7 @@ def write_saved_model(
     import keras
     import tensorflow as tf
 
-    shape = (None, *prepared.inputs[0].shape[1:])
+    image = tf.TensorSpec((None, *prepared.inputs[0].shape[1:]), tf.float32, name="image")
 
     def serve(image: "tf.Tensor") -> dict[str, "tf.Tensor"]:
         return prepared(image, training=False)
@@ -42,7 +42,7 @@ def write_saved_model(
     with checks.quiet():
         # The endpoint brings its variables along; archive.track would write them a second time.
         archive = keras.export.ExportArchive()
-        archive.add_endpoint("serving_default", serve, [tf.TensorSpec(shape, tf.float32, name="image")])
+        archive.add_endpoint("serving_default", serve, [image])
         archive.write_out(str(path), verbose=False)
         (path / "assets").mkdir(exist_ok=True)
         manifest.write_labels(path / "assets" / "labels.txt", labels)

@@ -8,7 +8,14 @@ import numpy as np
 
 from keras_cnns import data, runs, zoo
 from keras_cnns.errors import UsageError
-from keras_cnns.export import Reference, check_folder, export, plan, reference_count, synthetic_images
+from keras_cnns.export import (
+    Reference,
+    check_folder,
+    export,
+    plan,
+    reference_count,
+    synthetic_images,
+)
 
 if TYPE_CHECKING:
     import keras

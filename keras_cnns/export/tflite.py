@@ -11,7 +11,6 @@ from keras_cnns.export.prepare import freeze
 
 if TYPE_CHECKING:
     import keras
-    import tensorflow as tf
 
 _BYTES_PER_WEIGHT = {"float32": 4, "float16": 2, "dynamic": 1, "int8": 1}
 
@@ -32,7 +31,7 @@ def write_tflite(
     Args:
         prepared: what `prepare.prepare` returned.
         path: the file to write.
-        quantization: "float32", "float16", "dynamic" (int8 weights) or "int8" (activations as well).
+        quantization: "float32", "float16", "dynamic" (int8 weights), "int8" (all int8).
         images: a few different uint8 images to try the file on.
         kernels: how many weights it must hold.
         calibration: uint8 images to measure the range of activations on, for int8.
@@ -108,9 +107,11 @@ def _finish(file: str, content: bytes) -> tuple[bytes, dict[str, Any]]:
         for operator in subgraph.operators:
             code = model.operatorCodes[operator.opcodeIndex]
             name = builtins[max(code.builtinCode, code.deprecatedBuiltinCode)]
-            if name == "CUSTOM" or "VAR_HANDLE" in name or "VARIABLE" in name:
-                what = f"the operation {(code.customCode or b'').decode()}" if name == "CUSTOM" else name
-                raise checks.ExportError(f"{file}: it holds {what}, which the plain runtime cannot run")
+            if name == "CUSTOM":
+                custom = (code.customCode or b"").decode()
+                raise checks.ExportError(f"{file}: {custom} is no builtin operation of TFLite")
+            if name == "VAR_HANDLE" or name.endswith("_VARIABLE"):
+                raise checks.ExportError(f"{file}: {name} reads a variable that is not in the file")
             operations[name] += 1
             touched = [i for i in (*operator.inputs, *operator.outputs) if i >= 0]
             if name not in ("QUANTIZE", "DEQUANTIZE"):

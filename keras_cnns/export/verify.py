@@ -1,6 +1,7 @@
-"""Run every file of an artifact folder in its own runtime and hold it against the model it came from.
+"""Run every file of an artifact folder in its own runtime, and compare it with its model.
 
-`python -m keras_cnns.export.verify FOLDER` prints the report as JSON and exits with 1 on disagreement.
+`python -m keras_cnns.export.verify FOLDER` prints the report as JSON; it exits with 1 on
+disagreement.
 Each file runs in a fresh process, which imports neither Keras nor TensorFlow for TFLite and ONNX;
 this one imports neither at all. What is measured and what is tolerated is in `parity`.
 """
@@ -50,11 +51,11 @@ def verify(
         labels: their classes, -1 where unknown.
 
     Returns:
-        {"passed", "images", "labelled", "largest_logit", "accuracy" of the float model, "artifacts":
-        [{"file", "format", "quantization", "bytes", "max_error", "agreement", "accuracy",
-        "latency_ms", "passed", "why", ...}]}. `agreement` is None where every image is a tie,
-        `accuracy` where none has a label, and all four where the file was not run. `why` is empty
-        for what passed.
+        {"passed", "images", "labelled", "largest_logit", "accuracy" (of the float model),
+        "artifacts": [{"file", "format", "quantization", "bytes", "max_error", "agreement",
+        "accuracy", "latency_ms", "passed", "why", ...}]}. `agreement` is None where every image is
+        a tie, `accuracy` where none has a label, and all four where the file was not run. `why` is
+        empty for what passed.
 
     Raises:
         UsageError: the folder is no artifact folder, or the images do not fit it.
@@ -67,16 +68,18 @@ def verify(
         raise UsageError(f"images have shape {given.images.shape[1:]}; {folder} takes {shape}")
     records = sorted(described["artifacts"], key=_float_first)
     if given is not None and records[0]["quantization"] != "float32":
-        raise UsageError(f"{folder} has no float32 file to compare with on other images; leave them out")
+        raise UsageError(f"{folder} has no float32 file to compare with; leave the images out")
     try:
         truth = _truth(folder, described)
     except _Failed as failure:
         reports = [_report(record, folder, why=str(failure)) for record in records]
-        return {"passed": False, "images": 0, "labelled": 0, "artifacts": _in_order(reports, described)}
+        empty = {"images": 0, "labelled": 0, "largest_logit": None, "accuracy": None}
+        return {"passed": False, **empty, "artifacts": _in_order(reports, described)}
     reports = []
+    names = described["labels"]
     with tempfile.TemporaryDirectory() as scratch:
         for record in records:
-            report, stand_in = _examine(folder, record, truth, described["labels"], given, Path(scratch))
+            report, stand_in = _examine(folder, record, truth, names, given, Path(scratch))
             reports.append(report)
             if stand_in is not None:
                 truth, given = stand_in, None
@@ -90,8 +93,9 @@ def verify(
     }
 
 
-def _float_first(record: dict[str, Any]) -> tuple[bool, int]:
-    return record["quantization"] != "float32", ["savedmodel", "onnx", "tflite"].index(record["format"])
+def _float_first(record: dict[str, Any]) -> tuple[bool, bool, bool]:
+    format = record["format"]
+    return record["quantization"] != "float32", format != "savedmodel", format != "onnx"
 
 
 def _in_order(reports: list[dict[str, Any]], described: dict[str, Any]) -> list[dict[str, Any]]:
@@ -113,9 +117,9 @@ def _truth(folder: Path, described: dict[str, Any]) -> Truth:
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise _Failed(f"{manifest.REFERENCE} cannot be read: {error}") from None
     if names != described["labels"]:
-        raise _Failed(f"the labels in {manifest.MANIFEST} are not those the model was exported with")
+        raise _Failed(f"the labels in {manifest.MANIFEST} are not those that were exported")
     if manifest.read_labels(folder / manifest.LABELS) != names:
-        raise _Failed(f"the labels in {manifest.LABELS} are not those the model was exported with")
+        raise _Failed(f"the labels in {manifest.LABELS} are not those that were exported")
     return Truth(images, logits.astype(np.float64), labels, max(float(np.abs(logits).max()), 1e-12))
 
 
@@ -132,7 +136,7 @@ def _examine(
         _check_file(folder, record)
         outputs, note = _run(folder, record, truth.images, scratch)
         if note["labels"] not in (None, labels):
-            raise _Failed("the labels inside are not those the model was exported with")
+            raise _Failed("the labels inside are not those that were exported")
         if record["format"] != "savedmodel" and note["imported"]:
             raise _Failed(f"to run it took an import of {', '.join(note['imported'])}")
         why = parity.broken(outputs, truth)
@@ -145,8 +149,8 @@ def _examine(
         if given is not None and not why:
             outputs, _ = _run(folder, record, given.images, scratch)
             logits = outputs.get("logits", parity.log_probabilities(outputs["probabilities"], 1e-7))
-            labels_given = np.asarray(given.labels)
-            stand_in = Truth(given.images, logits.astype(np.float64), labels_given, truth.largest)
+            logits = logits.astype(np.float64)
+            stand_in = Truth(given.images, logits, given.labels, truth.largest)
             measured |= {"accuracy": stand_in.accuracy}
         return _report(record, folder, why=why, measured=measured), stand_in
     except _Failed as failure:
@@ -170,10 +174,10 @@ def _check_file(folder: Path, record: dict[str, Any]) -> None:
     if not path.exists():
         raise _Failed("the file is missing")
     if folder_bytes(path) != record["bytes"]:
-        raise _Failed(f"the file has {folder_bytes(path):,} bytes where {record['bytes']:,} were exported")
-    found = manifest.sha256(path)
-    if found != record["sha256"]:
-        raise _Failed(f"the content changed: sha256 {found[:12]}... where {record['sha256'][:12]}... was exported")
+        found, size = folder_bytes(path), record["bytes"]
+        raise _Failed(f"the file has {found:,} bytes, and {size:,} were exported")
+    if manifest.sha256(path) != record["sha256"]:
+        raise _Failed("the content is not what was exported: its sha256 is another")
 
 
 def _run(

@@ -1,7 +1,7 @@
 """DenseNet: Huang, Liu, van der Maaten & Weinberger 2016, https://arxiv.org/abs/1608.06993.
 
 Departures from the paper:
-- DenseNet-161 is of the authors' code; table 1 ends with 201 and 264.
+- DenseNet-161 is of the authors' code; table 1 of the final paper has 264 in its place.
 - Without dropout, as for augmented data; for CIFAR without, the paper has `dropout=0.2`.
 """
 
@@ -34,7 +34,7 @@ class DenseNet(NamedTuple):
     Each layer's 1x1 convolution has `bottleneck` times the growth rate, 0 leaves it out;
     `compression` is what a transition keeps of the channels, the paper's theta. `stem` "paper"
     reduces the image 4 times before the first block (7x7/2 and a pooling); "small", for images of
-    about 32 pixels, is a 3x3 convolution of stride 1, as in section 4.2.
+    about 32 pixels, is a 3x3 convolution of stride 1, as in section 3.
     """
 
     blocks: tuple[Block, ...]

@@ -16,14 +16,7 @@ Departures from the paper:
 
 from typing import Any, Literal, NamedTuple
 
-from keras_cnns.blocks import (
-    Top,
-    auxiliary_conv_head,
-    chain,
-    classifier,
-    conv,
-    inception_block,
-)
+from keras_cnns.blocks import Top, auxiliary_conv_head, chain, classifier, conv, inception_block
 from keras_cnns.spec import Branches, Conv, Pool
 from keras_cnns.trace import layers
 
@@ -37,6 +30,37 @@ class Residuals(NamedTuple):
     activation: Literal["relu", "linear"] = "relu"
 
 
+def figure10(double: int, last: int) -> Branches:
+    """Return figure 10 or 16, for maps of 35x35: 3x3 convolutions, one and two in a row."""
+    return Branches(
+        (Conv(32),), (Conv(32), Conv(32, 3)), (Conv(32), Conv(double, 3), Conv(last, 3))
+    )
+
+
+def figure11(conv1: int, reduce: int, across: int, down: int, size: int) -> Branches:
+    """Return figure 11 or 17 (maps of 17x17, size 7), 13 or 19 (8x8, size 3): 1xn, then nx1."""
+    return Branches((Conv(conv1),), (Conv(reduce), Conv(across, (1, size)), Conv(down, (size, 1))))
+
+
+def figure7(k: int, l: int, m: int, n: int) -> Branches:  # noqa: E741
+    """Return the reduction of 35x35 maps, with the letters of table 1."""
+    return Branches(
+        (Conv(n, 3, 2, "valid"),),
+        (Conv(k), Conv(l, 3), Conv(m, 3, 2, "valid")),
+        (Pool("max", 3, 2, "valid"),),
+    )
+
+
+def figure12(single: int, last: int) -> Branches:
+    """Return figure 12 or 18, the reduction of 17x17 maps."""
+    return Branches(
+        (Conv(256), Conv(384, 3, 2, "valid")),
+        (Conv(256), Conv(single, 3, 2, "valid")),
+        (Conv(256), Conv(single, 3), Conv(last, 3, 2, "valid")),
+        (Pool("max", 3, 2, "valid"),),
+    )
+
+
 # Figure 14 without its last convolution.
 STEM = (
     Conv(32, 3, 2, "valid"),
@@ -46,76 +70,29 @@ STEM = (
     Conv(80, 1, 1, "valid"),
     Conv(192, 3, 1, "valid"),
 )
+MIXED = Branches(
+    (Conv(96),),
+    (Conv(48), Conv(64, 5)),
+    (Conv(64), Conv(96, 3), Conv(96, 3)),
+    (Pool("average"), Conv(64)),
+)
 
 INCEPTION_RESNET_V1 = {
     "stem": (*STEM, Conv(256, 3, 2, "valid")),
-    # Figure 10, for maps of 35x35.
-    "a": Residuals(
-        5,
-        0.17,
-        Branches((Conv(32),), (Conv(32), Conv(32, 3)), (Conv(32), Conv(32, 3), Conv(32, 3))),
-    ),
-    # Figure 7 with k, l, m, n = 192, 192, 256, 384 of table 1.
-    "reduction_a": Branches(
-        (Conv(384, 3, 2, "valid"),),
-        (Conv(192), Conv(192, 3), Conv(256, 3, 2, "valid")),
-        (Pool("max", 3, 2, "valid"),),
-    ),
-    # Figure 11, for maps of 17x17.
-    "b": Residuals(
-        10, 0.1, Branches((Conv(128),), (Conv(128), Conv(128, (1, 7)), Conv(128, (7, 1))))
-    ),
-    # Figure 12.
-    "reduction_b": Branches(
-        (Conv(256), Conv(384, 3, 2, "valid")),
-        (Conv(256), Conv(256, 3, 2, "valid")),
-        (Conv(256), Conv(256, 3), Conv(256, 3, 2, "valid")),
-        (Pool("max", 3, 2, "valid"),),
-    ),
-    # Figure 13, for maps of 8x8.
-    "c": Residuals(
-        5, 0.2, Branches((Conv(192),), (Conv(192), Conv(192, (1, 3)), Conv(192, (3, 1))))
-    ),
+    "a": Residuals(5, 0.17, figure10(32, 32)),
+    "reduction_a": figure7(192, 192, 256, 384),
+    "b": Residuals(10, 0.1, figure11(128, 128, 128, 128, size=7)),
+    "reduction_b": figure12(256, 256),
+    "c": Residuals(5, 0.2, figure11(192, 192, 192, 192, size=3)),
 }
-
-FIGURE19 = Branches((Conv(192),), (Conv(192), Conv(224, (1, 3)), Conv(256, (3, 1))))
 INCEPTION_RESNET_V2 = {
-    "stem": (
-        *STEM,
-        Pool("max", 3, 2, "valid"),
-        Branches(
-            (Conv(96),),
-            (Conv(48), Conv(64, 5)),
-            (Conv(64), Conv(96, 3), Conv(96, 3)),
-            (Pool("average"), Conv(64)),
-        ),
-    ),
-    # Figure 16, for maps of 35x35.
-    "a": Residuals(
-        10,
-        0.17,
-        Branches((Conv(32),), (Conv(32), Conv(32, 3)), (Conv(32), Conv(48, 3), Conv(64, 3))),
-    ),
-    # Figure 7 with k, l, m, n = 256, 256, 384, 384 of table 1.
-    "reduction_a": Branches(
-        (Conv(384, 3, 2, "valid"),),
-        (Conv(256), Conv(256, 3), Conv(384, 3, 2, "valid")),
-        (Pool("max", 3, 2, "valid"),),
-    ),
-    # Figure 17, for maps of 17x17.
-    "b": Residuals(
-        20, 0.1, Branches((Conv(192),), (Conv(128), Conv(160, (1, 7)), Conv(192, (7, 1))))
-    ),
-    # Figure 18.
-    "reduction_b": Branches(
-        (Conv(256), Conv(384, 3, 2, "valid")),
-        (Conv(256), Conv(288, 3, 2, "valid")),
-        (Conv(256), Conv(288, 3), Conv(320, 3, 2, "valid")),
-        (Pool("max", 3, 2, "valid"),),
-    ),
-    # Figure 19, for maps of 8x8.
-    "c": Residuals(9, 0.2, FIGURE19),
-    "c_last": Residuals(1, 1.0, FIGURE19, "linear"),
+    "stem": (*STEM, Pool("max", 3, 2, "valid"), MIXED),
+    "a": Residuals(10, 0.17, figure10(48, 64)),
+    "reduction_a": figure7(256, 256, 384, 384),
+    "b": Residuals(20, 0.1, figure11(192, 128, 160, 192, size=7)),
+    "reduction_b": figure12(288, 320),
+    "c": Residuals(9, 0.2, figure11(192, 192, 224, 256, size=3)),
+    "c_last": Residuals(1, 1.0, figure11(192, 192, 224, 256, size=3), "linear"),
     "last": (Conv(1536),),
 }
 NORM: dict[str, Any] = {"norm": True, "epsilon": 1e-3}

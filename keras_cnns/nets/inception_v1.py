@@ -17,14 +17,7 @@ Departures from the paper:
 
 from typing import Any, Literal, NamedTuple
 
-from keras_cnns.blocks import (
-    Top,
-    auxiliary_head,
-    classifier,
-    conv_norm,
-    inception_block,
-    pool,
-)
+from keras_cnns.blocks import Top, auxiliary_head, classifier, conv_norm, inception_block, pool
 from keras_cnns.spec import Branches, Conv, Filters, Pool
 from keras_cnns.trace import layers
 

@@ -3,8 +3,8 @@
 Departures from the paper:
 - GELU by its tanh formula, as in the authors' code, whose framework takes that one unasked; the
   paper says GELU alone. timm computes the exact one: `approximate_gelu=False`.
-- No dropout and no stochastic depth, which the paper has where it trains on ImageNet alone.
-- The head does not start at zero.
+- No dropout and no stochastic depth, which the paper has on ImageNet and ImageNet-21k.
+- The head does not start at zero, as in the authors' code it does.
 - What an image's sides have beyond a multiple of the patch is cut off; the paper's have nothing.
 """
 

@@ -2,7 +2,7 @@
 
 Departures from the paper:
 - B2g2 and B3g2 are of the authors' code; the paper's tables have g4 alone for these widths.
-- He's initialisation.
+- He's initialisation; the authors' code has torch's.
 """
 
 from typing import Any, Literal, NamedTuple

@@ -411,7 +411,7 @@ def toys(tmp_path_factory):
     return place
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_sorted_set_is_cut_at_random(toys, seed):
     source = open_source("toy_sorted", data_dir=toys, validation=0.2, test=0.2, seed=seed)
     assert source.sizes == {"train": 64, "validation": 16, "test": 20}

@@ -1,0 +1,350 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keras_cnns.errors import UsageError
+from keras_cnns.export import (
+    ExportError,
+    Reference,
+    checks,
+    export,
+    manifest,
+    plan,
+    prepare,
+    runners,
+    synthetic_images,
+)
+
+FILES = [f for f in manifest.FILES.values()]
+LABELS = [f"class {i}" for i in range(10)]
+
+
+@pytest.fixture(scope="module")
+def records(artifact: Path):
+    return {record["file"]: record for record in manifest.read(artifact)["artifacts"]}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_file_agrees_with_its_model(records, artifact, file):
+    record = records[file]
+    assert record["passed"]
+    assert record["why"] == ""
+    assert record["agreement"] == 1.0
+    assert record["relative_error"] < {"int8": 0.2, "dynamic": 0.02, "float16": 2e-3}.get(
+        record["quantization"], 5e-6
+    )
+    assert record["sha256"] == manifest.sha256(artifact / file)
+    assert record["bytes"] > 0
+    assert record["latency_ms"] > 0
+    assert record["accuracy"] is not None
+
+
+def test_manifest_tells_what_a_client_needs(artifact):
+    described = manifest.read(artifact)
+    assert described["input"]["name"] == "image"
+    assert described["input"]["shape"] == [32, 32, 3]
+    assert described["input"]["range"] == [0, 255]
+    assert described["labels"] == LABELS
+    assert (artifact / "labels.txt").read_text().splitlines() == LABELS
+    assert described["versions"]["keras"]
+    assert described["reference"]["images"] == 64
+
+
+def test_auxiliary_heads_stay_behind(records, artifact, make_net):
+    import onnx
+
+    weights = make_net().count_params()
+    for file, record in records.items():
+        assert record["outputs"] == (
+            ["probabilities"] if file.endswith(".tflite") else ["logits", "probabilities"]
+        )
+    held = sum(np.prod(w.dims) for w in onnx.load(artifact / "model.onnx").graph.initializer)
+    assert held < weights
+    assert records["saved_model"]["bytes"] < 4 * weights + 250_000
+
+
+def test_onnx_is_what_other_tools_expect(artifact, images):
+    import onnx
+    import onnxruntime
+
+    model = onnx.load(artifact / "model.onnx")
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 17)]
+    values = [*model.graph.input, *model.graph.output]
+    assert [value.name for value in values] == ["image", "logits", "probabilities"]
+    assert [value.type.tensor_type.shape.dim[0].dim_param for value in values] == ["batch"] * 3
+    groups = [a.i for n in model.graph.node for a in n.attribute if a.name == "group"]
+    assert 2 in groups
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(properties["labels"]) == LABELS
+    assert json.loads(properties["preprocessing"])["crop"] == "centre"
+
+    session = onnxruntime.InferenceSession(artifact / "model.onnx")
+    x = images[:4].astype(np.float32)
+    together = session.run(["logits"], {"image": x})[0]
+    alone = [session.run(["logits"], {"image": x[i : i + 1]})[0] for i in range(4)]
+    np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-5, atol=1e-5)
+
+
+def test_int8_takes_bytes_from_a_camera(records):
+    record = records["model_int8.tflite"]
+    assert record["input_dtype"] == "uint8"
+    assert record["input_quantization"] == [1.0, 0]
+    assert not record["integer_only"]  # LRN stays in floats
+    assert record["bytes"] < records["model.tflite"]["bytes"] / 3
+
+
+def test_tflite_holds_builtin_operations_alone(records):
+    operations = records["model.tflite"]["operations"]
+    assert operations["CONV_2D"] == 2
+    assert operations["LOCAL_RESPONSE_NORMALIZATION"] == 1
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model.tflite", "saved_model"])
+def test_files_run_without_this_package(artifact, records, images, tmp_path, file):
+    np.save(tmp_path / "images.npy", images[:2])
+    subprocess.run(
+        [sys.executable, "-P", runners.__file__, records[file]["format"], artifact / file]
+        + [tmp_path / "images.npy", tmp_path / "outputs.npz"],
+        check=True,
+        cwd=tmp_path,
+        capture_output=True,
+    )
+    note = json.loads(str(np.load(tmp_path / "outputs.npz")["note"]))
+    # TensorFlow imports Keras by itself.
+    assert note["imported"] == (["tensorflow", "keras"] if file == "saved_model" else [])
+
+
+def test_mixed_precision_is_rebuilt_in_float32(make_net, images, tmp_path):
+    model = make_net(precision="mixed_bfloat16")
+    described = export(
+        model,
+        tmp_path / "out",
+        name="tiny",
+        formats=["onnx"],
+        labels=LABELS,
+        reference=Reference(images),
+    )
+    assert described["artifacts"][0]["passed"]
+    plain = make_net()
+    plain.set_weights(model.get_weights())
+    got = np.load(tmp_path / "out" / "reference.npz")["logits"]
+    np.testing.assert_allclose(
+        got, prepare.logits_of(prepare.prepare(plain), images), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_int8_of_an_untrained_softmax_is_refused(make_net, images, tmp_path):
+    with pytest.raises(ExportError, match="model_int8.tflite.*int8 is for trained models"):
+        export(
+            make_net(classes=1000, sure=1),
+            tmp_path / "deep" / "out",
+            name="tiny",
+            formats=["tflite"],
+            quantize=["int8"],
+            labels=[str(i) for i in range(1000)],
+            reference=Reference(images),
+            calibration=images[:8],
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_without_its_weights_is_refused(make_net):
+    """The converter call that people copy writes such a file, and says nothing."""
+    import tensorflow as tf
+
+    from keras_cnns.export import tflite
+
+    model = prepare.prepare(make_net())
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 32, 32, 3), tf.float32)])
+    def serve(image):
+        return model(image, training=False)["probabilities"]
+
+    with checks.quiet():
+        converter = tf.lite.TFLiteConverter.from_concrete_functions(
+            [serve.get_concrete_function()], model
+        )
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        content = converter.convert()
+    with pytest.raises(ExportError, match="VAR_HANDLE reads a variable"):
+        tflite._finish("model.tflite", content)
+    with pytest.raises(ExportError, match="cannot hold"):
+        checks.check_size("model.tflite", len(content), prepare.kernel_count(model), 4)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "match"),
+    [
+        (np.full((3, 4), np.nan), "not finite"),
+        (np.full((3, 4), 0.25), "the same for 3 different images"),
+    ],
+)
+def test_outputs_that_say_nothing_are_refused(outputs, match):
+    with pytest.raises(ExportError, match=match):
+        checks.check_outputs("model.onnx", {"probabilities": outputs})
+
+
+@pytest.mark.parametrize(
+    ("formats", "quantize", "match"),
+    [
+        (["onxx"], [], 'did you mean "onnx"'),
+        ([], [], "no format was given"),
+        (["tflite"], ["int4"], '"int4" is not a quantization; it can be float16, dynamic, int8'),
+        (["onnx"], ["int8"], "int8 is a quantization of tflite, and the formats are onnx"),
+    ],
+)
+def test_what_cannot_be_exported_is_said_before_any_work(formats, quantize, match):
+    with pytest.raises(UsageError, match=match):
+        plan(formats, quantize)
+
+
+def test_int8_wants_calibration_images(tmp_path, images):
+    with pytest.raises(UsageError, match="calibrated on images and none were given"):
+        export(
+            None,  # not looked at yet
+            tmp_path / "out",
+            name="tiny",
+            quantize=["int8"],
+            labels=LABELS,
+            reference=Reference(images),
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"labels": LABELS[:3]}, "3 labels were given for a model of 10 classes"),
+        ({"labels": ["two\nlines", *LABELS[1:]]}, "cannot be a line of a text file"),
+        ({"reference": Reference(np.zeros((2, 8, 8, 3)))}, r"\(8, 8, 3\); the model takes"),
+        ({"reference": Reference(np.zeros((2, 32, 32, 3)), [0, 10])}, "label is 10 in a model of"),
+        ({"calibration": np.zeros((2, 8, 8, 3))}, "calibration images have shape"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(make_net, images, tmp_path, change, match):
+    arguments = {"name": "tiny", "labels": LABELS, "reference": Reference(images)} | change
+    with pytest.raises(UsageError, match=match):
+        export(make_net(), tmp_path / "out", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_of_another_kind_are_refused():
+    import keras
+
+    image = keras.Input((8, 8, 3))
+    flat = keras.layers.Flatten()(image)
+    with pytest.raises(UsageError, match='no layer named "logits"'):
+        prepare.prepare(keras.Model(image, flat))
+    with pytest.raises(UsageError, match="one input"):
+        prepare.prepare(keras.Model([image, keras.Input((8, 8, 3))], flat))
+    logits = keras.layers.Dense(2, name="logits")(flat)
+    chances = keras.layers.Activation("sigmoid", name="predictions")(logits)
+    with pytest.raises(UsageError, match="no softmax"):
+        prepare.prepare(keras.Model(image, chances))
+
+
+def spoil(folder: Path, kind: str) -> Path:
+    if kind == "a file":
+        (folder / "out").write_text("mine")
+    elif kind == "below a file":
+        (folder / "file").write_text("mine")
+        return folder / "file" / "out"
+    else:
+        (folder / "out").mkdir()
+        name = {"a full folder": "notes.txt", "another's manifest": "manifest.json"}[kind]
+        (folder / "out" / name).write_text("{}")
+    return folder / "out"
+
+
+@pytest.mark.parametrize(
+    ("kind", "match"),
+    [
+        ("a file", "is a file; give a folder"),
+        ("below a file", "cannot be written"),
+        ("a full folder", "holds other files"),
+        ("another's manifest", "does not say"),
+    ],
+)
+def test_other_peoples_files_are_left_alone(tmp_path, kind, match):
+    out = spoil(tmp_path, kind)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match=match), manifest.replacing(out):
+        pytest.fail("nothing should start")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *arguments: False)
+    with pytest.raises(UsageError, match="cannot be written"):
+        manifest.check_folder(tmp_path / "out")
+
+
+def test_a_file_that_export_did_not_write_is_not_deleted(light):
+    manifest.check_folder(light)
+    (light / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"holds notes.txt, which export did not write"):
+        manifest.check_folder(light)
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError])
+def test_an_interrupted_export_leaves_the_old_folder(
+    make_net, images, light, monkeypatch, interruption
+):
+    from keras_cnns.export import onnx
+
+    def stop(*arguments, **options):
+        raise interruption("no space left")
+
+    before = {path: path.read_bytes() for path in light.rglob("*") if path.is_file()}
+    monkeypatch.setattr(onnx, "write_onnx", stop)
+    with pytest.raises((KeyboardInterrupt, ExportError)):
+        export(
+            make_net(),
+            light,
+            name="tiny",
+            formats=["tflite", "onnx"],
+            labels=LABELS,
+            reference=Reference(images),
+        )
+    assert {path: path.read_bytes() for path in light.parent.rglob("*") if path.is_file()} == before
+
+
+def test_a_new_export_replaces_the_old_one(make_net, images, light):
+    export(
+        make_net(),
+        light,
+        name="again",
+        formats=["tflite"],
+        labels=LABELS,
+        reference=Reference(images[:8]),
+    )
+    assert sorted(path.name for path in light.iterdir()) == [
+        "labels.txt",
+        "manifest.json",
+        "model.tflite",
+        "reference.npz",
+    ]
+    assert [path.name for path in light.parent.iterdir()] == ["light"]
+
+
+def test_chatter_is_held_back_and_errors_are_not(capfd):
+    with checks.quiet():
+        os.write(2, b"I0000 nothing\nE0000 00:00 something broke\n")
+    assert capfd.readouterr().err == "E0000 00:00 something broke\n"
+    with pytest.raises(RuntimeError), checks.quiet():
+        os.write(2, b"the reason\n")
+        raise RuntimeError
+    assert capfd.readouterr().err == "the reason\n"
+
+
+def test_synthetic_images_are_varied_and_repeatable():
+    images = synthetic_images(16, (24, 40, 1), seed=3)
+    assert images.shape == (16, 24, 40, 1)
+    assert (images == synthetic_images(16, (24, 40, 1), seed=3)).all()
+    assert np.ptp(images.mean(axis=(1, 2, 3))) > 50
+    assert images.std(axis=(1, 2, 3)).min() > 5
