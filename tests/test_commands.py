@@ -118,7 +118,7 @@ def test_a_run_of_another_recipe_is_refused_by_the_key_that_differs(run):
 
 def test_an_interrupted_training_goes_on_after_its_last_epoch(data_dir, tmp_path):
     out = tmp_path / "run"
-    words = ["train", "lenet5", "--data", "digits", "--out", str(out), "--set", "train.epochs=40"]
+    words = ["train", "lenet5", "--data", "digits", "--out", str(out), "--set", "train.epochs=12"]
     process = subprocess.Popen(
         [sys.executable, "-m", "keras_cnns", *words], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
@@ -136,10 +136,10 @@ def test_an_interrupted_training_goes_on_after_its_last_epoch(data_dir, tmp_path
 
     result = call(*words)
     assert result.exit_code == 0
-    assert f"after epoch {len(kept)} of 40" in result.stderr
+    assert f"after epoch {len(kept)} of 12" in result.stderr
     whole = read_history(out)
     assert whole[: len(kept)] == kept
-    assert [row["epoch"] for row in whole] == list(range(1, 41))
+    assert [row["epoch"] for row in whole] == list(range(1, 13))
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
@@ -157,7 +157,8 @@ def test_auxiliary_heads_are_trained_and_left_out_of_what_is_kept(data_dir, tmp_
 def test_a_folder_of_photos_goes_all_the_way(photos, tmp_path):
     run, out = tmp_path / "run", tmp_path / "artifacts"
     small = ("--set", "data.size=32", "--set", "model.width=0.125", "--set", "model.spec.stem=small")
-    done("train", "resnet18", "--data", photos, "--out", run, *FAST, *small, "--set", "train.epochs=6")
+    often = ("--set", "data.batch_size=4", "--set", "train.epochs=4")
+    done("train", "resnet18", "--data", photos, "--out", run, *FAST, *small, *often)
     assert (run / "labels.txt").read_text().split() == ["blue", "red"]
     found = json.loads(done("evaluate", run, "--json").stdout)
     assert found["images"] == 4 and found["accuracy"] == 1
@@ -261,9 +262,9 @@ def test_show_reads_runs_and_keras_files(run):
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["show", "vgg61"], 'did you mean "vgg16"?'),
+        (["show", "lenet6"], 'did you mean "lenet5"?'),
         (["list", "xyz*"], 'no network matches "xyz*"'),
-        (["train", "vgg61", "--data", "digits", "--out", "OUT"], 'did you mean "vgg16"?'),
+        (["train", "lenet6", "--data", "digits", "--out", "OUT"], 'did you mean "lenet5"?'),
         (["train", "lenet5", "--data", "digitz", "--out", "OUT"], '"digits"'),
         (["train", "lenet5", "--data", "EMPTY", "--out", "OUT"], "EMPTY"),
         (["train", "lenet5", "--data", "./missing", "--out", "OUT"], "missing"),
@@ -319,7 +320,7 @@ def test_mistakes_in_a_network_are_found_before_tensorflow_is_imported():
     code = (
         "import sys\n"
         "from keras_cnns.cli import main\n"
-        "try: main(['train', 'vgg61', '--data', 'digits', '--out', 'x'])\n"
+        "try: main(['train', 'lenet6', '--data', 'digits', '--out', 'x'])\n"
         "except SystemExit as end: assert end.code == 2\n"
         "assert not {'tensorflow', 'keras'} & set(sys.modules)\n"
     )

@@ -70,14 +70,27 @@ def test_totals_are_the_sums_of_the_layers():
     assert by_name["conv1_conv"].activation_bytes == 112 * 112 * 64 * 4
 
 
-def test_receptive_fields_are_those_that_others_compute():
-    # Araujo, Norris & Sim, Computing Receptive Fields of Convolutional Neural Networks (2019),
-    # table 1: AlexNet 195 with stride 32, VGG-16 212 with stride 32.
-    ends = {name: {r.name: r for r in cost(name).layers} for name in ("alexnet", "vgg16")}
-    assert ends["alexnet"]["conv5_pool"].receptive_field == (195, 195)
-    assert ends["alexnet"]["conv5_pool"].stride == (32, 32)
-    assert ends["vgg16"]["conv5_pool"].receptive_field == (212, 212)
-    assert ends["vgg16"]["conv5_pool"].stride == (32, 32)
+# Of the last feature map: Araujo, Norris & Sim 2019, Computing Receptive Fields of Convolutional
+# Neural Networks, https://distill.pub/2019/computing-receptive-fields. Its ResNets are those with
+# the stride where our `_v1` have it.
+FIELDS = {
+    "alexnet": 195,
+    "vgg16": 212,
+    "inception_v2": 699,
+    "inception_v3": 1311,
+    "inception_v4": 2071,
+    "inception_resnet_v2": 3039,
+    "resnet50_v1": 483,
+    "resnet101_v1": 1027,
+    "resnet152_v1": 1507,
+}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_receptive_fields_are_the_published_ones(name):
+    last = [row for row in cost(name).layers if len(row.shape) == 3][-1]
+    assert last.receptive_field == (FIELDS[name],) * 2
+    assert last.stride == (32, 32)
 
 
 def run(code, *paths):
@@ -189,9 +202,9 @@ def test_the_cost_of_a_foreign_graph_is_right_or_refused(graph):
         return
     assert found.params == sum(prod(w.shape) for w in model.trainable_weights)
     shapes = {
-        layer.name: tuple(layer.output.shape[1:])
-        for layer in model.layers
-        if not isinstance(layer, layers.InputLayer)
+        operation.name: tuple(operation.output.shape[1:])
+        for operation in model.operations
+        if not isinstance(operation, layers.InputLayer)
     }
     assert {row.name: row.shape for row in found.layers} == shapes
 

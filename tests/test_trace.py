@@ -130,6 +130,12 @@ LAYERS = [
     ("GlobalAveragePooling2D", {}, IMAGE),
     ("GlobalAveragePooling2D", {"keepdims": True}, IMAGE),
     ("GlobalMaxPooling2D", {}, IMAGE),
+    ("AdaptiveAveragePooling2D", {"output_size": 2}, IMAGE),
+    ("AdaptiveAveragePooling2D", {"output_size": (4, 3)}, IMAGE),
+    ("Permute", {"dims": (3, 1, 2)}, IMAGE),
+    ("Permute", {"dims": (2, 3, 1)}, IMAGE),
+    ("Reshape", {"target_shape": (1, 24, 5)}, IMAGE),
+    ("Reshape", {"target_shape": (-1, 5)}, IMAGE),
     ("Flatten", {}, IMAGE),
     ("Flatten", {}, (5,)),
     ("ZeroPadding2D", {}, IMAGE),
@@ -147,6 +153,7 @@ LAYERS = [
     ("LocalResponseNormalization", {}, IMAGE),
     ("Activation", {"activation": "relu"}, IMAGE),
     ("ReLU", {}, IMAGE),
+    ("GELU", {}, IMAGE),
     ("Dropout", {"rate": 0.5}, IMAGE),
     ("Rescaling", {"scale": 2.0}, IMAGE),
 ]
@@ -297,6 +304,7 @@ FIELDS = {
     "separable": lambda x: layers.SeparableConv2D(
         filters=2, kernel_size=(5, 3), use_bias=False, padding="same"
     )(x),
+    "adaptive": lambda x: layers.AdaptiveAveragePooling2D(output_size=3)(conv(x)),
     "branches": lambda x: conv(
         layers.Concatenate()([conv(x, 1), conv(conv(x, 1), 5), conv(max_pool(x, 3, 1), (1, 9))])
     ),

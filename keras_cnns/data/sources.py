@@ -216,9 +216,10 @@ def _open_folder(name: str, channels: int, cut: _Cut) -> Source:
         if split not in splits:
             splits["train"], splits[split] = _held_out(splits["train"], split, cut)
     labels = tuple(train)
+    number_of = {label: number for number, label in enumerate(labels)}
     examples = {
         split: _mixed(
-            [(path, labels.index(label)) for label, paths in classes.items() for path in paths],
+            [(path, number_of[label]) for label, paths in classes.items() for path in paths],
             f"{cut.seed}/{split}",
         )
         for split, classes in splits.items()
@@ -253,8 +254,7 @@ def _open_folder(name: str, channels: int, cut: _Cut) -> Source:
 
 def _own_splits(root: str) -> tuple[dict[str, str], int]:
     """Return the split -> folder that a root comes with, and how many entries belong to none."""
-    with os.scandir(root) as scan:
-        entries = {entry.name: entry for entry in scan}
+    entries = dict(_entries(root))
     # "train" may also be a class among others; as a split it holds folders.
     if "train" not in entries or not _holds_folders(os.path.join(root, "train")):
         return {}, 0
@@ -273,8 +273,7 @@ def _own_splits(root: str) -> tuple[dict[str, str], int]:
 def _holds_folders(path: str) -> bool:
     if not os.path.isdir(path):
         return False
-    with os.scandir(path) as scan:
-        return any(entry.is_dir() and not entry.name.startswith(".") for entry in scan)
+    return any(entry.is_dir() and not name.startswith(".") for name, entry in _entries(path))
 
 
 def _classes(folder: str) -> tuple[dict[str, list[str]], int]:
@@ -291,8 +290,9 @@ def _classes(folder: str) -> tuple[dict[str, list[str]], int]:
             raise UsageError(
                 f'"{shown(entry.path)}" cannot be a class: its name is not printable UTF-8 text'
             )
-        used = [inner.path for _, inner in _entries(entry.path) if is_image(inner.path)]
-        ignored += len(os.listdir(entry.path)) - len(used)
+        inside = [inner.path for _, inner in _entries(entry.path)]
+        used = [path for path in inside if is_image(path)]
+        ignored += len(inside) - len(used)
         classes[label] = used
     return classes, ignored
 

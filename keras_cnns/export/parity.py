@@ -81,7 +81,7 @@ def log_probabilities(probabilities: np.ndarray, least: float) -> np.ndarray:
 
 def measure(outputs: dict[str, np.ndarray], truth: Truth, quantization: str) -> dict[str, Any]:
     """Return how one file's outputs compare: errors, PSNR, agreement, accuracy, disagreements."""
-    scores = outputs.get("logits", outputs["probabilities"])
+    scores = outputs["logits" if "logits" in outputs else "probabilities"]
     if "logits" in outputs:
         compared, got, wanted = "logits", scores.astype(np.float64), truth.logits
     else:

@@ -137,14 +137,15 @@ def _examine(
         outputs, note = _run(folder, record, truth.images, scratch)
         if note["labels"] not in (None, labels):
             raise _Failed("the labels inside are not those that were exported")
-        if record["format"] != "savedmodel" and note["imported"]:
+        needed = {"tensorflow", "keras"} if record["format"] == "savedmodel" else set()
+        if not needed >= set(note["imported"]):
             raise _Failed(f"to run it took an import of {', '.join(note['imported'])}")
         why = parity.broken(outputs, truth)
         if why:
             raise _Failed(why)
         measured = parity.measure(outputs, truth, record["quantization"])
         why = parity.judge(measured, truth, TOLERANCES[record["format"], record["quantization"]])
-        measured |= {"latency_ms": note["latency_ms"], "threads": note["threads"]}
+        measured |= {key: note[key] for key in ("latency_ms", "threads", "imported")}
         stand_in = None
         if given is not None and not why:
             outputs, _ = _run(folder, record, given.images, scratch)

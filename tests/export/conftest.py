@@ -16,7 +16,7 @@ LABELS = [f"class {i}" for i in range(10)]
 
 @pytest.fixture(scope="session")
 def make_net() -> Callable[..., Any]:
-    """Return a builder of networks: grouped convolution, LRN, batch normalisation, an auxiliary head."""
+    """Return a builder of networks: grouped convolution, LRN, batch norm, an auxiliary head."""
     import keras
     from keras import layers
 

@@ -1,7 +1,5 @@
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +14,10 @@ from keras_cnns.export import (
     manifest,
     plan,
     prepare,
-    runners,
     synthetic_images,
 )
 
-FILES = [f for f in manifest.FILES.values()]
+FILES = list(manifest.FILES.values())
 LABELS = [f"class {i}" for i in range(10)]
 
 
@@ -105,19 +102,10 @@ def test_tflite_holds_builtin_operations_alone(records):
     assert operations["LOCAL_RESPONSE_NORMALIZATION"] == 1
 
 
-@pytest.mark.parametrize("file", ["model.onnx", "model.tflite", "saved_model"])
-def test_files_run_without_this_package(artifact, records, images, tmp_path, file):
-    np.save(tmp_path / "images.npy", images[:2])
-    subprocess.run(
-        [sys.executable, "-P", runners.__file__, records[file]["format"], artifact / file]
-        + [tmp_path / "images.npy", tmp_path / "outputs.npz"],
-        check=True,
-        cwd=tmp_path,
-        capture_output=True,
-    )
-    note = json.loads(str(np.load(tmp_path / "outputs.npz")["note"]))
-    # TensorFlow imports Keras by itself.
-    assert note["imported"] == (["tensorflow", "keras"] if file == "saved_model" else [])
+def test_files_run_without_this_package(records):
+    for file, record in records.items():
+        # TensorFlow imports Keras by itself.
+        assert record["imported"] == (["tensorflow", "keras"] if file == "saved_model" else [])
 
 
 def test_mixed_precision_is_rebuilt_in_float32(make_net, images, tmp_path):
@@ -336,9 +324,14 @@ def test_chatter_is_held_back_and_errors_are_not(capfd):
     with checks.quiet():
         os.write(2, b"I0000 nothing\nE0000 00:00 something broke\n")
     assert capfd.readouterr().err == "E0000 00:00 something broke\n"
-    with pytest.raises(RuntimeError), checks.quiet():
-        os.write(2, b"the reason\n")
-        raise RuntimeError
+
+    def fail():
+        with checks.quiet():
+            os.write(2, b"the reason\n")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert capfd.readouterr().err == "the reason\n"
 
 
