@@ -78,7 +78,13 @@ def _cell(value: Any) -> str:
         return "yes" if value else "NO"
     if isinstance(value, tuple | list):
         return "x".join(map(str, value))
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return (
+        f"{value:,}"
+        if isinstance(value, int)
+        else f"{value:.4g}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 class Amount(click.ParamType):
@@ -225,13 +231,17 @@ def _own_data(run: "Run", data: str | None) -> "Recipe":
     from dataclasses import replace
 
     kept = run.recipe
-    return kept if data is None else replace(kept, data=replace(kept.data, name=data, channels=None))
+    return (
+        kept if data is None else replace(kept, data=replace(kept.data, name=data, channels=None))
+    )
 
 
 @main.command()
 @click.argument("model", metavar="RUN|ARTIFACT", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="How many classes.")
+@click.option(
+    "--top", default=5, show_default=True, type=click.IntRange(1), help="How many classes."
+)
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Also write a table here.")
 @as_json
 def predict(
@@ -373,5 +383,3 @@ def demo(out: Path) -> None:
         passed = demo(out, echo=lambda line: click.echo(line, err=True))
     click.echo(f"{out / 'report.html'} shows it all")
     sys.exit(0 if passed else 1)
-
-

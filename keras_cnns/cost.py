@@ -71,7 +71,9 @@ def _of_config(config: Mapping[str, Any]) -> Cost:
             inputs = _tensors(node["args"][0], maps)
             maps[name] = trace_layer(kind, arguments, inputs)
         else:
-            raise UsageError(f"{config['name']}: the cost of its layer {name} ({kind}) is not known")
+            raise UsageError(
+                f"{config['name']}: the cost of its layer {name} ({kind}) is not known"
+            )
     return _of_rows(config["name"], rows)
 
 

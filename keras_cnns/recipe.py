@@ -74,7 +74,14 @@ class Data(_Section):
     batch_size: Count = 64
     validation: Share = 0.1  # of the training images, where the set has no such split
     test: Share = 0.1  # of a folder's images, where it has no such split
-    augment: Annotated[str, _one_of("none", "crop", "photo")] = "none"
+    augment: Annotated[str, _one_of("none", "crop", "shift", "photo")] = "none"
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images, in a recipe whose training has started."""
+        if self.size is None or self.channels is None:
+            raise UsageError("data.size and data.channels are not decided yet; open a run's recipe")
+        return self.size, self.size, self.channels
 
 
 @dataclass(frozen=True)

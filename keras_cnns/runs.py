@@ -25,9 +25,7 @@ class Run(NamedTuple):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the images that the network takes."""
-        data = self.recipe.data
-        assert data.size and data.channels, "the recipe of a run is resolved"
-        return data.size, data.size, data.channels
+        return self.recipe.data.image_shape
 
     def model(self) -> "keras.Model":
         """Return the trained model: pixels from 0 to 255 to probabilities.

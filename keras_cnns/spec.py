@@ -4,9 +4,9 @@ A spec is a `NamedTuple`, dict or tuple, nested as the paper's table is. `Filter
 that a search may change; everything else is structure.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, cast, get_args, get_origin, get_type_hints
 
 from keras_cnns.errors import UsageError, suggest
 
@@ -43,7 +43,7 @@ class Branches(tuple):
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Hashable) -> dict[str, Any]:
     return get_type_hints(kind, include_extras=True)
 
 
@@ -76,7 +76,7 @@ def map_filters(change: Callable[[str, int], int], spec: Any) -> Any:
             return change(path, value) if value else value
         prefix = f"{path}." if path else ""
         if hasattr(value, "_fields"):
-            hints = _hints(type(value))
+            hints = _hints(cast(Hashable, type(value)))
             return type(value)(
                 *(walk(v, prefix + k, hints[k]) for k, v in zip(value._fields, value, strict=True))
             )
@@ -143,7 +143,7 @@ def merge(default: Any, changes: Any, path: str = "spec") -> Any:
     ):
         return changes
     if hasattr(default, "_fields"):
-        known, hints = default._asdict(), _hints(type(default))
+        known, hints = default._asdict(), _hints(cast(Hashable, type(default)))
         _check_keys(changes, known, path)
         merged = {
             k: merge(v, changes[k], f"{path}.{k}") if k in changes else v for k, v in known.items()
@@ -159,7 +159,8 @@ def merge(default: Any, changes: Any, path: str = "spec") -> Any:
     if isinstance(default, Mapping):
         _check_keys(changes, default, path)
         return {
-            k: merge(v, changes[k], f"{path}.{k}") if k in changes else v for k, v in default.items()
+            k: merge(v, changes[k], f"{path}.{k}") if k in changes else v
+            for k, v in default.items()
         }
     if isinstance(default, tuple):
         if isinstance(changes, Mapping):
@@ -170,7 +171,8 @@ def merge(default: Any, changes: Any, path: str = "spec") -> Any:
         if default == ():
             raise UsageError(f"{path}: this network has nothing here to change")
         items = [
-            merge(default[min(i, len(default) - 1)], v, f"{path}.{i}") for i, v in enumerate(changes)
+            merge(default[min(i, len(default) - 1)], v, f"{path}.{i}")
+            for i, v in enumerate(changes)
         ]
         return Branches(*items) if isinstance(default, Branches) else tuple(items)
     return _checked_scalar(default, changes, path)

@@ -155,7 +155,7 @@ def _flatten(x: tuple[int, ...], c: Config) -> Effect:
 
 def _pad(x: tuple[int, ...], c: Config) -> Effect:
     padding = c.get("padding", 1)
-    (top, bottom), (left, right) = (pair(side) for side in pair(padding))  # type: ignore[arg-type]
+    (top, bottom), (left, right) = (pair(side) for side in pair(padding))
     zeros = (top + bottom, left + right)
     return Effect((x[0] + zeros[0], x[1] + zeros[1], x[2]), zeros=zeros)
 

@@ -62,7 +62,7 @@ def build(recipe: Recipe, classes: int) -> "keras.Model":
     try:
         model = zoo.build(
             recipe.model.name,
-            input_shape=(recipe.data.size, recipe.data.size, recipe.data.channels),
+            input_shape=recipe.data.image_shape,
             num_classes=classes,
             spec=recipe.model.spec,
             auxiliary=recipe.model.auxiliary,
@@ -135,7 +135,7 @@ def batches(
     dataset = data.batches(
         source,
         split,
-        image_shape=(recipe.data.size, recipe.data.size, recipe.data.channels),
+        image_shape=recipe.data.image_shape,
         batch_size=recipe.data.batch_size,
         training=split == "train",
         augment=recipe.data.augment if split == "train" else "none",

@@ -40,8 +40,7 @@ def with_values(spec: Any, values: Mapping[str, int]) -> Any:
 
 def cost_of(recipe: Recipe, classes: int, spec: Any) -> Cost:
     """Return what a spec costs at the recipe's image size: arithmetic, no model."""
-    size = recipe.data.size
-    shape = (size, size, recipe.data.channels)
+    shape = recipe.data.image_shape
     return cost(recipe.model.name, input_shape=shape, num_classes=classes, spec=spec)
 
 
@@ -173,9 +172,7 @@ def _search(
                 file=sys.stderr,
             )
             keras.backend.clear_session()
-            model_recipe = replace(
-                recipe, model=replace(recipe.model, spec=specs.to_dict(point))
-            )
+            model_recipe = replace(recipe, model=replace(recipe.model, spec=specs.to_dict(point)))
             history = fit(model_recipe, source)
             return {OBJECTIVE: history[OBJECTIVE][-1]}
 
@@ -184,9 +181,7 @@ def _search(
             write_trials(self.oracle)
 
     def write_trials(oracle: Any) -> None:
-        rows = [
-            _row(trial, recipe, classes, spec) for _, trial in sorted(oracle.trials.items())
-        ]
+        rows = [_row(trial, recipe, classes, spec) for _, trial in sorted(oracle.trials.items())]
         found = _summary(rows, specs.filters(spec))
         found |= {"rejected": oracle.rejected, "max_macs": max_macs}
         runs.write_text(out / "trials.json", json.dumps(found, indent=1) + "\n")

@@ -5,13 +5,20 @@ import numpy as np
 import pytest
 
 from keras_cnns.blocks import (
+    ORDERS,
     Top,
+    auxiliary_conv_head,
     auxiliary_head,
+    chain,
     classifier,
     conv_norm,
+    dense_block,
     inception_block,
+    mixer_block,
     nin_block,
+    norm_conv,
     pool,
+    repvgg_block,
     residual_block,
     vgg_block,
 )
@@ -280,9 +287,7 @@ def test_a_nin_block_slides_a_perceptron_over_the_map(depth):
 
 
 NAIVE = Branches((Conv(4),), (Conv(5, 3),), (Conv(6, 5),), (Pool("max"),))
-REDUCED = Branches(
-    (Conv(4),), (Conv(2), Conv(5, 3)), (Conv(2), Conv(6, 5)), (Pool("max"), Conv(3))
-)
+REDUCED = Branches((Conv(4),), (Conv(2), Conv(5, 3)), (Conv(2), Conv(6, 5)), (Pool("max"), Conv(3)))
 
 
 @pytest.mark.parametrize(
@@ -410,9 +415,7 @@ def test_a_residual_block_adds_what_it_computes():
 
 
 def test_the_stride_of_a_bottleneck_is_that_of_its_3x3():
-    model = built(
-        lambda x: residual_block(x, 4, strides=2, bottleneck=True, name="r"), (6, 6, 16)
-    )
+    model = built(lambda x: residual_block(x, 4, strides=2, bottleneck=True, name="r"), (6, 6, 16))
     strides = {layer.name: layer.strides for layer in model.layers if "conv" in layer.name}
     assert strides == {
         "r_a_conv": (1, 1), "r_b_conv": (2, 2), "r_c_conv": (1, 1), "r_shortcut_conv": (2, 2),
@@ -424,6 +427,159 @@ def test_the_stride_of_a_bottleneck_is_that_of_its_3x3():
 def test_an_unknown_shortcut_is_refused():
     with pytest.raises(UsageError, match='conv3_1.*"identity".*projection, zeros'):
         traced(lambda x: residual_block(x, 8, shortcut="identity", name="conv3_1"), (6, 6, 8))
+
+
+# He et al. 2016, figure 4
+FIGURE_4 = {
+    "original": "weight norm relu weight norm add relu",
+    "norm_after_addition": "weight norm relu weight add norm relu",
+    "relu_before_addition": "weight norm relu weight norm relu add",
+    "relu_only_preactivation": "relu weight norm relu weight norm add",
+    "full_preactivation": "norm relu weight norm relu weight add",
+}
+WORDS = {"Conv2D": "weight", "BatchNormalization": "norm", "Activation": "relu", "Add": "add"}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_order_within_a_block_is_that_of_the_figure(order):
+    model = built(lambda x: residual_block(x, 8, order=order, name="r"), (6, 6, 8))
+    rows = traced(lambda x: residual_block(x, 8, order=order, name="r"), (6, 6, 8)).rows
+    assert [WORDS[row.kind] for row in rows] == FIGURE_4[order].split()
+    # What is behind the addition no longer changes x on its way, in (c), (d) and (e).
+    x = pixels(2, 6, 6, 8)
+    last = {"relu_before_addition": "r_b_relu", "relu_only_preactivation": "r_b_bn"}.get(
+        order, "r_b_conv"
+    )
+    if not FIGURE_4[order].endswith("relu"):
+        function = keras.Model(model.input, model.get_layer(last).output)
+        np.testing.assert_allclose(model(x), x + function(x), atol=1e-6)
+
+
+def test_every_order_of_the_figure_is_there():
+    assert set(ORDERS) == set(FIGURE_4)
+    with pytest.raises(UsageError, match='conv3_1.*"reversed".*original, .*full_preactivation'):
+        traced(lambda x: residual_block(x, 8, order="reversed", name="conv3_1"), (6, 6, 8))
+
+
+def test_a_projection_takes_what_the_preactivation_made():
+    def block(x):
+        return residual_block(x, 24, strides=2, order="full_preactivation", name="r")
+
+    model = shuffle_weights(built(block, (6, 6, 16)))
+    source, projected = (model.get_layer(name).output for name in ("r_a_relu", "r_shortcut_conv"))
+    source, projected = keras.Model(model.input, [source, projected])(pixels(1, 6, 6, 16))
+    np.testing.assert_allclose(model.get_layer("r_shortcut_conv")(source), projected, atol=1e-6)
+
+
+def test_a_pooled_shortcut_has_weights_only_where_the_channels_differ():
+    def found(**arguments):
+        rows = names(
+            lambda x: residual_block(x, **arguments, shortcut="pooled", name="r"), (6, 6, 16)
+        )
+        return {name for name in rows if "shortcut" in name or "pick" in name}
+
+    assert found(filters=16, strides=2) == {"r_pick"}
+    assert found(filters=24, strides=1) == {"r_shortcut_conv", "r_shortcut_bn"}
+    assert found(filters=16, strides=1) == set()
+
+
+def test_without_a_shortcut_nothing_is_added():
+    rows = traced(lambda x: residual_block(x, 24, strides=2, shortcut="none", name="r"), (6, 6, 16))
+    assert rows.shape == (None, 3, 3, 24)
+    assert not {"Add", "PadChannels", "MaxPooling2D"} & {row.kind for row in rows.rows}
+
+
+def test_the_stride_of_a_bottleneck_may_be_that_of_its_first_1x1():
+    def block(x):
+        return residual_block(x, 4, strides=2, bottleneck=True, stride_in=1, name="r")
+
+    model = built(block, (6, 6, 16))
+    strides = [model.get_layer(f"r_{letter}_conv").strides for letter in "abc"]
+    assert strides == [(2, 2), (1, 1), (1, 1)]
+
+
+# Other blocks
+
+
+def test_normalisation_and_activation_may_come_first():
+    assert names(lambda x: norm_conv(x, 6, 3, name="a"), (5, 4, 2)) == ["a_bn", "a_relu", "a_conv"]
+
+
+def test_so_many_zeros_may_be_asked_for():
+    found = traced(lambda x: conv_norm(x, 64, 11, 4, 2, norm=False, name="conv1"), (224, 224, 3))
+    assert found.shape == (None, 55, 55, 64)
+    assert [row.name for row in found.rows] == ["conv1_pad", "conv1_conv", "conv1_relu"]
+
+
+def test_a_chain_names_its_steps_by_letters():
+    steps = (Conv(4, 3, 2), Pool("max", 3, 2), Branches((Conv(2),), (Conv(3), Conv(5, 3))))
+    found = traced(lambda x: chain(x, steps, norm=False, name="stem_"), (32, 32, 3))
+    assert found.shape == (None, 8, 8, 7)
+    assert [row.name for row in found.rows if row.params] == [
+        "stem_a_conv", "stem_c_1a_conv", "stem_c_2a_conv", "stem_c_2b_conv",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("bottleneck", "kernels"), [(4, 2), (0, 1)])
+def test_layers_of_a_dense_block_see_all_that_came_before(bottleneck, kernels):
+    model = shuffle_weights(
+        built(lambda x: dense_block(x, 3, 4, bottleneck=bottleneck, name="dense1"), (6, 6, 8))
+    )
+    assert model.output_shape == (None, 6, 6, 8 + 4 * 3)
+    convs = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert len(convs) == 4 * kernels
+    assert [c.kernel.shape[2] for c in convs[::kernels]] == [8, 11, 14, 17]
+    if bottleneck:
+        assert [c.filters for c in convs[::2]] == [4 * 3] * 4
+    # Nothing that is there is changed: x comes first, then what each layer adds.
+    x = pixels(1, 6, 6, 8)
+    first = keras.Model(model.input, model.get_layer("dense1_1_concat").output)(x)
+    np.testing.assert_array_equal(np.asarray(model(x))[..., :8], x)
+    np.testing.assert_array_equal(np.asarray(model(x))[..., :11], first)
+
+
+@pytest.mark.parametrize(
+    ("filters", "strides", "identity"), [(16, 1, True), (16, 2, False), (24, 1, False)]
+)
+def test_a_repvgg_block_is_the_sum_of_its_branches(filters, strides, identity):
+    def block(x, **form):
+        return repvgg_block(x, filters, strides=strides, **form, name="s")
+
+    model = shuffle_weights(built(block, (7, 6, 16)))
+    branches = ["s_3x3_bn", "s_1x1_bn"] + ["s_identity_bn"] * identity
+    x = pixels(2, 7, 6, 16)
+    parts = keras.Model(model.input, [model.get_layer(name).output for name in branches])(x)
+    total = sum(np.asarray(part) for part in parts)
+    np.testing.assert_allclose(model(x), np.maximum(total, 0), atol=1e-5)
+    assert [layer.name.endswith("identity_bn") for layer in model.layers].count(True) == identity
+    deployed = traced(lambda x: block(x, deploy=True), (7, 6, 16))
+    assert [row.kind for row in deployed.rows if row.params] == ["Conv2D"]
+    assert deployed.shape == model.output_shape
+    assert sum(row.params for row in deployed.rows) == filters * (9 * 16 + 1)
+
+
+def test_a_mixer_block_is_equation_1():
+    model = shuffle_weights(built(lambda x: mixer_block(x, 5, 7, name="m"), (3, 2, 4)))
+    weights = {w.path: np.asarray(w) for w in model.weights}
+
+    def perceptron(x, name):
+        for i in (1, 2):
+            kernel, bias = weights[f"m_{name}_{i}_conv/kernel"], weights[f"m_{name}_{i}_conv/bias"]
+            x = x @ kernel[0, 0] + bias
+            if i == 1:
+                x = x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+        return x
+
+    def norm(x, name):
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+        return x * weights[f"m_{name}_norm/gamma"] + weights[f"m_{name}_norm/beta"]
+
+    image = pixels(1, 3, 2, 4)
+    # A table: a row for each position, a column for each channel.
+    table = image.reshape(6, 4)
+    table = table + perceptron(norm(table, "tokens").T, "tokens").T
+    table = table + perceptron(norm(table, "channels"), "channels")
+    np.testing.assert_allclose(model(image), table.reshape(1, 3, 2, 4), atol=1e-4)
 
 
 # The ends
@@ -443,6 +599,18 @@ def test_an_auxiliary_head_is_that_of_section_5():
     model = built(head, (5, 5, 3))
     assert model.get_layer("auxiliary1_dropout").rate == 0.7
     assert model.layers[-1].name == "auxiliary1"
+
+
+def test_an_auxiliary_head_without_hidden_units_is_that_of_inception_v3():
+    rows = traced(
+        lambda x: auxiliary_conv_head(x, Top(1000), name="auxiliary1"), (17, 17, 768)
+    ).rows
+    maps = [row.shape for row in rows if row.kind in ("AveragePooling2D", "Conv2D")]
+    assert maps == [(5, 5, 768), (5, 5, 128), (1, 1, 768)]
+    # 768 to 128, 5x5 of 128 to 768, their normalisations, and the class scores.
+    counts = 768 * 128 + 2 * 128 + 25 * 128 * 768 + 2 * 768 + 769 * 1000
+    assert sum(row.params for row in rows) == counts
+    assert [row.name for row in rows][-2:] == ["auxiliary1_logits", "auxiliary1"]
 
 
 def test_a_classifier_averages_the_map_or_flattens_it():
@@ -486,8 +654,8 @@ def test_scores_and_probabilities():
     model = shuffle_weights(built(lambda x: classifier(x, Top(10)), (3, 5, 4)))
     scores = keras.Model(model.input, model.get_layer("logits").output)
     x = pixels(2, 3, 5, 4)
-    exponentials = np.exp(np.asarray(scores(x)))
-    np.testing.assert_allclose(model(x), exponentials / exponentials.sum(-1, keepdims=True), rtol=1e-5)
+    odds = np.exp(np.asarray(scores(x)))
+    np.testing.assert_allclose(model(x), odds / odds.sum(-1, keepdims=True), rtol=1e-5)
     plain = built(lambda x: classifier(x, Top(10, activation=None)), (3, 5, 4))
     plain.set_weights(model.get_weights())
     np.testing.assert_array_equal(plain(x), scores(x))

@@ -19,7 +19,14 @@ from keras_cnns import recipe as recipes, runs
 from keras_cnns.cli import main
 from keras_cnns.train import read_history
 
-FAST = ("--set", "train.epochs=2", "--set", "data.batch_size=32", "--set", "train.learning_rate=3e-3")
+FAST = (
+    "--set",
+    "train.epochs=2",
+    "--set",
+    "data.batch_size=32",
+    "--set",
+    "train.learning_rate=3e-3",
+)
 
 
 def call(*words: object) -> Result:
@@ -103,7 +110,10 @@ def test_evaluate_measures_the_test_split_and_keeps_it(run):
 
 def test_training_a_finished_run_again_changes_nothing(run):
     before = (run / "model.keras").read_bytes()
-    assert "is trained already" in done("train", "lenet5", "--data", "digits", "--out", run, *FAST).stderr
+    assert (
+        "is trained already"
+        in done("train", "lenet5", "--data", "digits", "--out", run, *FAST).stderr
+    )
     assert (run / "model.keras").read_bytes() == before
 
 
@@ -120,7 +130,9 @@ def test_an_interrupted_training_goes_on_after_its_last_epoch(data_dir, tmp_path
     out = tmp_path / "run"
     words = ["train", "lenet5", "--data", "digits", "--out", str(out), "--set", "train.epochs=12"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "keras_cnns", *words], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "keras_cnns", *words],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 300
     while len(read_history(out)) < 2:
@@ -156,7 +168,14 @@ def test_auxiliary_heads_are_trained_and_left_out_of_what_is_kept(data_dir, tmp_
 
 def test_a_folder_of_photos_goes_all_the_way(photos, tmp_path):
     run, out = tmp_path / "run", tmp_path / "artifacts"
-    small = ("--set", "data.size=32", "--set", "model.width=0.125", "--set", "model.spec.stem=small")
+    small = (
+        "--set",
+        "data.size=32",
+        "--set",
+        "model.width=0.125",
+        "--set",
+        "model.spec.stem=small",
+    )
     often = ("--set", "data.batch_size=4", "--set", "train.epochs=4")
     done("train", "resnet18", "--data", photos, "--out", run, *FAST, *small, *often)
     assert (run / "labels.txt").read_text().split() == ["blue", "red"]
@@ -179,8 +198,12 @@ def test_each_artifact_predicts_what_the_run_predicts(run, artifacts, tmp_path):
     by_run = json.loads(done("predict", run, tmp_path / "one.png", "--json").stdout)
     files = ["", "saved_model", "model.onnx", "model.tflite", "model_float16.tflite"]
     for file in files:
-        by_file = json.loads(done("predict", artifacts / file, tmp_path / "one.png", "--json").stdout)
-        assert [g["label"] for g in by_file[0]["top"][:2]] == [g["label"] for g in by_run[0]["top"][:2]]
+        by_file = json.loads(
+            done("predict", artifacts / file, tmp_path / "one.png", "--json").stdout
+        )
+        assert [g["label"] for g in by_file[0]["top"][:2]] == [
+            g["label"] for g in by_run[0]["top"][:2]
+        ]
         assert abs(by_file[0]["top"][0]["score"] - by_run[0]["top"][0]["score"]) < 2e-3
 
 
@@ -223,9 +246,7 @@ def test_a_search_keeps_its_budget_and_resumes(data_dir, tmp_path):
 
 def test_the_papers_own_network_is_the_first_trial(data_dir, tmp_path):
     words = ("tune", "lenet5", "--data", "digits", "--out", tmp_path / "search")
-    found = json.loads(
-        done(*words, "--trials", 1, "--set", "train.epochs=1", "--json").stdout
-    )
+    found = json.loads(done(*words, "--trials", 1, "--set", "train.epochs=1", "--json").stdout)
     (trial,) = found["trials"]
     assert trial["values"] == {"c1": 6, "c3": 16, "c5": 120, "f6": 84}
     assert (trial["params"], trial["macs"], found["paper"]) == (61_706, 416_520, trial["id"])
@@ -233,7 +254,16 @@ def test_the_papers_own_network_is_the_first_trial(data_dir, tmp_path):
 
 def test_a_budget_below_the_cheapest_network_names_it(data_dir, tmp_path):
     said = refused(
-        "tune", "lenet5", "--data", "digits", "--out", tmp_path / "s", "--trials", 2, "--max-macs", "1k"
+        "tune",
+        "lenet5",
+        "--data",
+        "digits",
+        "--out",
+        tmp_path / "s",
+        "--trials",
+        2,
+        "--max-macs",
+        "1k",
     )
     assert "the cheapest of the space has" in said
     assert not (tmp_path / "s").exists()
@@ -241,7 +271,9 @@ def test_a_budget_below_the_cheapest_network_names_it(data_dir, tmp_path):
 
 def test_list_and_show_speak_json():
     rows = json.loads(done("list", "--json").stdout)
-    assert {"name", "year", "family", "params", "macs", "input_shape", "min_size", "source"} <= set(rows[0])
+    assert {"name", "year", "family", "params", "macs", "input_shape", "min_size", "source"} <= set(
+        rows[0]
+    )
     found = json.loads(done("show", "googlenet", "--json").stdout)
     assert found["name"] == "inception_v1" and found["params"] == 6_998_552
     row = next(layer for layer in found["layers"] if layer["name"] == "conv1_conv")

@@ -54,7 +54,8 @@ def test_scaling_of_pixels_costs_nothing():
     plain = cost("lenet5")
     scaled = cost(zoo.build("lenet5", preprocessing="symmetric"))
     (extra,) = set(scaled.layers) - set(plain.layers)
-    assert (extra.name, extra.kind, extra.params, extra.macs) == ("preprocessing", "Rescaling", 0, 0)
+    assert (extra.name, extra.kind) == ("preprocessing", "Rescaling")
+    assert extra.params == extra.macs == 0
     assert scaled.macs == plain.macs
 
 
@@ -149,29 +150,28 @@ def test_json_says_what_the_layers_are():
     assert to_json(cost("lenet5"))["layers"][0]["receptive_field"] == 5
 
 
-def shared():
+CHANNELS_FIRST = {"data_format": "channels_first"}
+
+
+def shared(x):
     layer = layers.Conv2D(3, 3, padding="same")
-    return lambda x: layer(layer(x))
+    return layer(layer(x))
 
 
-def called_twice():
+def model_within(x):
     inner = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(3, 3, padding="same")])
-    return lambda x: inner(inner(x))
-
-
-def add(x):
-    return layers.Conv2D(3, 1)(x) + layers.Conv2D(3, 1)(x)
+    return inner(inner(x))
 
 
 # Graphs that are none of ours: their cost is either right or refused.
 FOREIGN = {
-    "an operator": add,
+    "an operator": lambda x: layers.Conv2D(3, 1)(x) + layers.Conv2D(3, 1)(x),
     "an operation": lambda x: keras.ops.concatenate([x, layers.Conv2D(2, 1)(x)], -1),
     "subtract": lambda x: layers.Subtract()([x, layers.Conv2D(3, 1)(x)]),
-    "a shared layer": lambda x: shared()(x),
-    "a model within": lambda x: called_twice()(x),
-    "channels first": lambda x: layers.Conv2D(5, 3, data_format="channels_first", padding="same")(x),
-    "pooling, channels first": lambda x: layers.MaxPooling2D(data_format="channels_first")(x),
+    "a shared layer": shared,
+    "a model within": model_within,
+    "channels first": lambda x: layers.Conv2D(5, 3, padding="same", **CHANNELS_FIRST)(x),
+    "pooling, channels first": lambda x: layers.MaxPooling2D(**CHANNELS_FIRST)(x),
     "concatenated rows": lambda x: layers.Dense(2)(layers.Concatenate(axis=1)([x, x])),
     "normalised rows": lambda x: layers.BatchNormalization(axis=1)(x),
     "normalised maps": lambda x: layers.LayerNormalization(axis=[1, 2, 3])(x),
@@ -197,8 +197,7 @@ def test_the_cost_of_a_foreign_graph_is_right_or_refused(graph):
     model = keras.Model(image, graph(image))
     try:
         found = cost(model)
-    except UsageError as error:
-        assert "\n" not in str(error)
+    except UsageError:
         return
     assert found.params == sum(prod(w.shape) for w in model.trainable_weights)
     shapes = {
@@ -216,12 +215,13 @@ def test_a_layer_whose_cost_is_not_known_is_named():
         cost(model)
 
 
-def test_a_model_without_a_graph_is_refused():
-    sequential = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(5, 3)], name="chain")
+def test_a_model_without_a_graph_is_priced_or_refused():
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(5, 3)], name="chain")
     try:
-        assert cost(sequential).params == 140
-    except UsageError as error:
-        assert "chain" in str(error)
+        found = cost(model)
+    except UsageError:
+        return
+    assert (found.name, found.params, found.macs) == ("chain", 140, 36 * 135)
 
 
 def test_a_name_that_is_unknown_is_refused():

@@ -27,7 +27,9 @@ def test_make_has_the_two_commands_of_the_first_block():
     assert all(re.search(rf"^{target}.*: ", makefile, re.M) for target in targets)
 
 
-@pytest.mark.parametrize(("language", "text"), BLOCKS[1:], ids=[text[:40] for _, text in BLOCKS[1:]])
+@pytest.mark.parametrize(
+    ("language", "text"), BLOCKS[1:], ids=[text[:40] for _, text in BLOCKS[1:]]
+)
 def test_each_block_runs(language, text, folder, digits_dir):
     environment = {
         **os.environ,

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import tomli_w
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from keras_cnns.errors import UsageError
 from keras_cnns.spec import (

@@ -5,8 +5,7 @@ from math import prod
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from keras_cnns import layers as own
 from keras_cnns.errors import UsageError
@@ -77,7 +76,8 @@ def window_key(config):
 @st.composite
 def windows(draw):
     """Arguments that all convolutions share; Keras has no strides with dilation."""
-    config = {"kernel_size": draw(KERNELS), "padding": draw(PADDINGS), "use_bias": draw(st.booleans())}
+    config = {"kernel_size": draw(KERNELS), "padding": draw(PADDINGS)}
+    config["use_bias"] = draw(st.booleans())
     if draw(st.booleans()):
         config["strides"] = draw(STRIDES)
     else:
@@ -186,8 +186,7 @@ def test_no_layer_goes_unchecked():
 )
 def test_macs_are_the_multiplications_that_happen(kind, config, shape):
     # With ones for weights and pixels, and no padding, each multiplication adds 1 to the output.
-    layer, _ = built(kind, {**config, "use_bias": False, "padding": "valid"}
-                     if kind != "Dense" else {**config, "use_bias": False}, shape)  # fmt: skip
+    layer, _ = built(kind, {**config, "use_bias": False}, shape)
     for weight in layer.weights:
         weight.assign(np.ones(weight.shape))
     done = np.sum(layer(np.ones((1, *shape), "float32")))
@@ -207,8 +206,9 @@ def test_groups_that_do_not_divide_the_channels_are_refused():
 @pytest.mark.parametrize("kind", ["Conv2D", "MaxPooling2D", "AveragePooling2D"])
 def test_a_map_smaller_than_the_window_is_refused_by_the_layers_name(kind, shape):
     config = {"filters": 1, "kernel_size": 3} if kind == "Conv2D" else {"pool_size": 3}
+    config |= {"padding": "valid", "name": "last_one"}
     with pytest.raises(TooSmall, match=f"last_one.*{shape[0]}x{shape[1]}"):
-        trace_layer(kind, {**config, "padding": "valid", "name": "last_one"}, FeatureMap((None, *shape)))
+        trace_layer(kind, config, FeatureMap((None, *shape)))
 
 
 def test_a_stride_longer_than_the_map_is_refused():
@@ -231,7 +231,8 @@ def test_one_code_runs_on_shapes_and_on_tensors():
     rows = net(FeatureMap((None, 8, 8, 3))).rows
     image = keras.Input((8, 8, 3))
     model = keras.Model(image, net(image))
-    assert [row.name for row in rows] == [layer.name for layer in model.layers[1:]] == ["a", "b", "c"]
+    assert [layer.name for layer in model.layers[1:]] == ["a", "b", "c"]
+    assert [row.name for row in rows] == ["a", "b", "c"]
     assert [row.kind for row in rows] == ["Conv2D", "Conv2D", "Concatenate"]
     assert sum(row.params for row in rows) == model.count_params()
 
@@ -275,9 +276,8 @@ def compare(net, size):
 
 
 def conv(x, kernel_size=3, strides=1, padding="same", **config):
-    return layers.Conv2D(
-        filters=1, kernel_size=kernel_size, strides=strides, padding=padding, use_bias=False, **config
-    )(x)
+    config |= {"kernel_size": kernel_size, "strides": strides, "padding": padding}
+    return layers.Conv2D(filters=1, use_bias=False, **config)(x)
 
 
 def max_pool(x, pool_size=3, strides=2, padding="same"):
@@ -304,7 +304,7 @@ FIELDS = {
     "separable": lambda x: layers.SeparableConv2D(
         filters=2, kernel_size=(5, 3), use_bias=False, padding="same"
     )(x),
-    "adaptive": lambda x: layers.AdaptiveAveragePooling2D(output_size=3)(conv(x)),
+    "adaptive": lambda x: layers.AdaptiveAveragePooling2D(output_size=11)(conv(x)),
     "branches": lambda x: conv(
         layers.Concatenate()([conv(x, 1), conv(conv(x, 1), 5), conv(max_pool(x, 3, 1), (1, 9))])
     ),
@@ -334,7 +334,7 @@ def test_the_receptive_field_is_what_the_middle_pixel_sees(net):
 def test_the_receptive_field_of_any_chain(steps):
     def net(x):
         for kernel, strides, pooled, padding in steps:
-            x = max_pool(x, kernel, strides, padding) if pooled else conv(x, kernel, strides, padding)
+            x = (max_pool if pooled else conv)(x, kernel, strides, padding)
         return x
 
     compare(net, 57)

@@ -6,7 +6,9 @@ Opening a source needs no TensorFlow until there is something to read; what does
 from typing import TYPE_CHECKING, Any
 
 from keras_cnns.data.augment import AUGMENTATIONS
-from keras_cnns.data.sources import SPLITS, SUFFIXES, Source, check_images, is_image, open_source
+from keras_cnns.data.images import SUFFIXES, check_images, is_image
+from keras_cnns.data.source import SPLITS, Source
+from keras_cnns.data.sources import open_source
 
 if TYPE_CHECKING:
     from keras_cnns.data.pipeline import batches, examples, fit_image, read_image

@@ -15,7 +15,8 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_cnns.data import augment as augmentations
-from keras_cnns.data.sources import Source, decode, problem, shown, with_channels
+from keras_cnns.data.images import decode, problem, shown, with_channels
+from keras_cnns.data.source import Source
 from keras_cnns.errors import UsageError
 
 CACHE_BYTES = 2**30

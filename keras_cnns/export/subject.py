@@ -106,7 +106,8 @@ def export_subject(
             f"{place}; give the data of its own classes"
         )
     model = subject.load()
-    shape = tuple(model.inputs[0].shape[1:])
+    height, width, channels = model.inputs[0].shape[1:]
+    shape = (height, width, channels)
     classes = model.get_layer("logits").output.shape[-1]
     calibration = None
     if source:
@@ -131,7 +132,7 @@ def export_subject(
 
 
 def _images(
-    source: data.Source, split: str, shape: tuple[int, ...], count: int
+    source: data.Source, split: str, shape: tuple[int, int, int], count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return images of a split, spread evenly over it, and their labels."""
     step = max(1, source.sizes[split] // count)
@@ -142,7 +143,7 @@ def _images(
 
 
 def test_images(
-    name: str, data_dir: str | None, shape: tuple[int, ...], labels: tuple[str, ...]
+    name: str, data_dir: str | None, shape: tuple[int, int, int], labels: tuple[str, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return all test images of a data set of these classes.
 

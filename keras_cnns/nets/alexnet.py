@@ -76,12 +76,12 @@ def build(x: Any, spec: AlexNet, top: Top) -> Any:
     for name, row in spec._asdict().items():
         if not isinstance(row, Row):
             continue
-        *sizes, groups, lrn, pooled = row
-        x = conv_norm(x, *sizes, groups=groups, norm=False, name=name)
-        if lrn:
+        sizes: Any = row[:4]
+        x = conv_norm(x, *sizes, groups=row.groups, norm=False, name=name)
+        if row.lrn:
             x = layers.LocalResponseNormalization(
                 size=5, alpha=1e-4, beta=0.75, k=2.0, name=f"{name}_lrn"
             )(x)
-        if pooled:
+        if row.pool:
             x = pool(x, Pool("max", 3, 2, "valid"), name=f"{name}_pool")
     return classifier(x, top, hidden={"fc6": spec.fc6, "fc7": spec.fc7}, flatten=True, dropout=0.5)

@@ -28,9 +28,7 @@ LENET5 = LeNet()
 def build(x: Any, spec: LeNet, top: Top) -> Any:
     """Return LeNet-5's class scores of images (h, w, c), the paper's 32x32x1."""
     for name, filters in (("c1", spec.c1), ("c3", spec.c3)):
-        x = conv_norm(
-            x, filters, 5, padding="valid", norm=False, activation="tanh", name=name
-        )
+        x = conv_norm(x, filters, 5, padding="valid", norm=False, activation="tanh", name=name)
         x = pool(x, Pool("average", 2, 2, "valid"), name=f"{name}_pool")
     x = conv_norm(x, spec.c5, 5, padding="valid", norm=False, activation="tanh", name="c5")
     return classifier(x, top, hidden={"f6": spec.f6}, flatten=True, activation="tanh")

@@ -56,15 +56,15 @@ def _cifar(depth: int, **changes: Any) -> ResNet:
     return ResNet(stages, **kept)
 
 
-V2 = {"order": "full_preactivation"}
-V2_KERAS = {
+V2: dict[str, Any] = {"order": "full_preactivation"}
+V2_KERAS: dict[str, Any] = {
     **V2,
     "conv1_norm": False,
     "shortcut": "pooled",
     "stride_at": "last",
     "use_bias": True,
 }
-V2_CIFAR = {**V2, "conv1_norm": False, "shortcut": "projection", "bottleneck": True}
+V2_CIFAR: dict[str, Any] = {**V2, "conv1_norm": False, "shortcut": "projection", "bottleneck": True}
 
 RESNET18 = _imagenet(2, 2, 2, 2, bottleneck=False)
 RESNET34 = _imagenet(3, 4, 6, 3, bottleneck=False)

@@ -30,8 +30,9 @@ class VGG(NamedTuple):
 
 
 def _column(*depths: int) -> VGG:
-    widths = (64, 128, 256, 512, 512)
-    return VGG(*(depth * (Conv(n, 3),) for n, depth in zip(widths, depths, strict=True)))
+    pairs = zip((64, 128, 256, 512, 512), depths, strict=True)
+    blocks: Any = [depth * (Conv(filters, 3),) for filters, depth in pairs]
+    return VGG(*blocks)
 
 
 VGG11 = _column(1, 1, 2, 2, 2)  # A

@@ -11,7 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from keras_cnns.data import SPLITS, open_source, sources
+from keras_cnns.data import SPLITS, images, open_source, source, tfds_sets
 from keras_cnns.errors import UsageError
 
 
@@ -199,10 +199,10 @@ def test_what_passes_the_check_can_be_decoded(tmp_path, side, lost):
     Image.fromarray(noise).save(tmp_path / "1.jpg")
     data = (tmp_path / "1.jpg").read_bytes()
     (tmp_path / "1.jpg").write_bytes(data[: len(data) - lost])
-    why = sources.problem(str(tmp_path / "1.jpg"))
+    why = images.problem(str(tmp_path / "1.jpg"))
     assert lost or not why
     if not why:
-        assert sources.decode((tmp_path / "1.jpg").read_bytes(), 3).shape == (side, side, 3)
+        assert images.decode((tmp_path / "1.jpg").read_bytes(), 3).shape == (side, side, 3)
     assert why or lost < 2000
 
 
@@ -462,8 +462,8 @@ def test_digits_validation_comes_from_train(digits_dir, seed):
     ],
 )
 def test_which_images_make_up_a_split(name, totals, expected):
-    cut = sources._Cut(0.1, 0.1, 0)
-    parts = sources._parts(name, totals, cut)
+    cut = source.Cut(0.1, 0.1, 0)
+    parts = tfds_sets._parts(name, totals, cut)
     assert {split: part.count for split, part in parts.items()} == expected
     rows = [
         (part.start + i) % part.total
