@@ -1,4 +1,4 @@
-"""The blocks of the papers: functions from feature map to feature map (batch, height, width, channels).
+"""The blocks of the papers: functions from feature map to feature map (batch, h, w, channels).
 
 Every block takes a Keras tensor or a `keras_cnns.trace.FeatureMap`, and a `name` that its layers'
 names begin with.

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Commands(click.Group):
-    """Prints every mistake as one last line on standard error: exit 2 the user's, 1 a failed check."""
+    """Ends with one line on standard error: exit 2 for the user's mistake, 1 for a failed check."""
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command."""
@@ -142,7 +142,7 @@ def show(network: str, layers: bool, as_json: bool) -> None:
     path, shown = Path(network), None
     if path.suffix == ".keras":
         found = cost.cost(path)
-    elif path.is_dir() and not (network in zoo.NETS):
+    elif path.is_dir() and network not in zoo.NETS:
         run = runs.open_run(path)
         shown = run.recipe.model.spec
         found = cost.cost(
@@ -349,7 +349,7 @@ def _artifacts(artifacts: list[dict[str, Any]]) -> None:
 @data_dir
 @as_json
 def verify(folder: Path, data: str | None, data_dir: str | None, as_json: bool) -> None:
-    """Run every file of an artifact folder against the model it came from; exit 1 on disagreement."""
+    """Run every file of a folder against the model it came from; exit 1 on disagreement."""
     with _working():
         from keras_cnns.export.verify import verify
 
@@ -364,8 +364,7 @@ def verify(folder: Path, data: str | None, data_dir: str | None, as_json: bool) 
 
 def _test_images(folder: Path, name: str, data_dir: str | None) -> "tuple[np.ndarray, np.ndarray]":
     """Return the test images of a data set whose classes are those of the artifacts."""
-    from keras_cnns.export import subject
-    from keras_cnns.export import manifest
+    from keras_cnns.export import manifest, subject
 
     described = manifest.read(folder)
     return subject.test_images(

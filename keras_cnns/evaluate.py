@@ -23,8 +23,9 @@ def evaluate(run: Run, source: data.Source, split: str = "test") -> dict[str, An
     """
     if tuple(source.labels) != run.labels:
         raise UsageError(
-            f"{source.name} has {len(source.labels)} classes ({_some(source.labels)}), but {run.path} "
-            f"learned {len(run.labels)} ({_some(run.labels)}); give the data of its own classes"
+            f"{source.name} has {len(source.labels)} classes ({_some(source.labels)}), "
+            f"but {run.path} learned {len(run.labels)} ({_some(run.labels)}); "
+            "give the data of its own classes"
         )
     model = run.model()
     batch = run.recipe.data.batch_size
@@ -41,7 +42,8 @@ def _some(labels: tuple[str, ...]) -> str:
 def score(probabilities: np.ndarray, truth: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
     """Return the metrics and the confusion of probabilities (n, classes) against labels (n,).
 
-    >>> score(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 1]), ("a", "b"))["metrics"]["accuracy"]
+    >>> found = score(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 1]), ("a", "b"))
+    >>> found["metrics"]["accuracy"]
     0.5
     """
     guess = probabilities.argmax(1)

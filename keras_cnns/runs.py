@@ -1,4 +1,4 @@
-"""A run folder: recipe.toml, labels.txt, model.keras, and what training and evaluation left there."""
+"""A run folder: recipe.toml, labels.txt, model.keras, and what training left there besides."""
 
 import os
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ class Run(NamedTuple):
         """
         if not (self.path / "model.keras").is_file():
             raise UsageError(
-                f"{self.path} has no model.keras yet; give keras-cnns train the same --out to end it"
+                f"{self.path} has no model.keras yet; run keras-cnns train again to end it"
             )
         return load_model(self.path / "model.keras")
 

@@ -39,6 +39,7 @@ class Branches(tuple):
     """
 
     def __new__(cls, *branches: Sequence[Any]) -> "Branches":
+        """Return these branches, each a sequence of steps."""
         return super().__new__(cls, [tuple(branch) for branch in branches])
 
 

@@ -209,7 +209,7 @@ ARITHMETIC: dict[str, Callable[[Any, Config], Effect]] = {
 
 
 def record(kind: str, config: Config, inputs: Any, effect: Effect) -> FeatureMap:
-    """Return the feature map that a layer with this effect makes of its inputs, and note its cost."""
+    """Return the feature map that a layer of this effect makes of its inputs; note its cost."""
     several = isinstance(inputs, list | tuple)
     sources = inputs if several else [inputs]
     first: FeatureMap = sources[0]

@@ -127,7 +127,6 @@ def _search(
     """Run the trials that are still missing, and keep trials.json in step."""
     import keras
     import keras_tuner
-
     from keras_tuner.engine.trial import TrialStatus
 
     spec, classes = _spec(recipe), len(source.labels)
@@ -213,7 +212,8 @@ def shrunk(
 ) -> dict[str, int]:
     """Return values made narrower, a step of one random dimension at a time, until they fit.
 
-    >>> shrunk({"a": 8, "b": 8}, {"a": [4, 8], "b": [4, 8]}, lambda v: v["a"] * v["b"], 16, Random(0))
+    >>> space = {"a": [4, 8], "b": [4, 8]}
+    >>> shrunk({"a": 8, "b": 8}, space, lambda v: v["a"] * v["b"], 16, Random(0))
     {'a': 4, 'b': 4}
     """
     values = dict(values)

@@ -19,6 +19,8 @@ from keras_cnns import recipe as recipes, runs
 from keras_cnns.cli import main
 from keras_cnns.train import read_history
 
+DIGITS = ("train", "lenet5", "--data", "digits", "--out")
+SEARCH = ("tune", "lenet5", "--data", "digits", "--out", "OUT")
 FAST = (
     "--set",
     "train.epochs=2",
@@ -92,7 +94,8 @@ def test_a_run_folder_holds_what_was_promised(run):
     promised = "recipe.toml model.keras history.csv labels.txt metrics.json tensorboard report.html"
     assert set(promised.split()) <= names
     recipe = recipes.load(run / "recipe.toml")
-    assert recipe.data.size == 32 and recipe.data.channels == 1
+    assert recipe.data.size == 32
+    assert recipe.data.channels == 1
     assert recipe.model.spec == {"c1": 6, "c3": 16, "c5": 120, "f6": 84}
     assert (run / "labels.txt").read_text().split() == [str(i) for i in range(10)]
     history = read_history(run)
@@ -136,7 +139,8 @@ def test_an_interrupted_training_goes_on_after_its_last_epoch(data_dir, tmp_path
     )
     deadline = time.monotonic() + 300
     while len(read_history(out)) < 2:
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
@@ -180,7 +184,8 @@ def test_a_folder_of_photos_goes_all_the_way(photos, tmp_path):
     done("train", "resnet18", "--data", photos, "--out", run, *FAST, *small, *often)
     assert (run / "labels.txt").read_text().split() == ["blue", "red"]
     found = json.loads(done("evaluate", run, "--json").stdout)
-    assert found["images"] == 4 and found["accuracy"] == 1
+    assert found["images"] == 4
+    assert found["accuracy"] == 1
     done("export", run, "--out", out, "--formats", "onnx")
     assert json.loads(done("verify", out, "--json").stdout)["passed"]
     table = tmp_path / "table.csv"
@@ -188,7 +193,9 @@ def test_a_folder_of_photos_goes_all_the_way(photos, tmp_path):
     assert [row["top"][0]["label"] for row in rows] == ["red"] * 20
     with table.open() as file:
         written = list(csv.DictReader(file))
-    assert len(written) == 40 and written[0]["label"] == "red" and written[0]["rank"] == "1"
+    assert len(written) == 40
+    assert written[0]["label"] == "red"
+    assert written[0]["rank"] == "1"
 
 
 def test_each_artifact_predicts_what_the_run_predicts(run, artifacts, tmp_path):
@@ -209,9 +216,11 @@ def test_each_artifact_predicts_what_the_run_predicts(run, artifacts, tmp_path):
 
 def test_verify_passes_and_then_catches_a_flipped_byte(artifacts, tmp_path):
     found = json.loads(done("verify", artifacts, "--json").stdout)
-    assert found["passed"] and len(found["artifacts"]) == 5
+    assert found["passed"]
+    assert len(found["artifacts"]) == 5
     more = json.loads(done("verify", artifacts, "--data", "digits", "--json").stdout)
-    assert more["images"] == 360 and more["passed"]
+    assert more["images"] == 360
+    assert more["passed"]
     broken = tmp_path / "broken"
     shutil.copytree(artifacts, broken)
     content = bytearray((broken / "model.onnx").read_bytes())
@@ -220,7 +229,8 @@ def test_verify_passes_and_then_catches_a_flipped_byte(artifacts, tmp_path):
     result = call("verify", broken, "--json")
     assert result.exit_code == 1
     failed = [a for a in json.loads(result.stdout)["artifacts"] if not a["passed"]]
-    assert [a["file"] for a in failed] == ["model.onnx"] and "sha256" in failed[0]["why"]
+    assert [a["file"] for a in failed] == ["model.onnx"]
+    assert "sha256" in failed[0]["why"]
 
 
 def test_a_search_keeps_its_budget_and_resumes(data_dir, tmp_path):
@@ -236,7 +246,8 @@ def test_a_search_keeps_its_budget_and_resumes(data_dir, tmp_path):
     points = {json.dumps(t["values"]) for t in found["trials"]}
     assert len(points) == 4
     assert found["paper"] is None  # 416,520 MACs: above the budget, and said so
-    assert found["best"] in {t["id"] for t in found["trials"]} and found["best"] in found["pareto"]
+    assert found["best"] in {t["id"] for t in found["trials"]}
+    assert found["best"] in found["pareto"]
     best = recipes.load(tmp_path / "search" / "best.toml")
     values = next(t["values"] for t in found["trials"] if t["id"] == found["best"])
     assert dict(best.model.spec) == values
@@ -275,7 +286,8 @@ def test_list_and_show_speak_json():
         rows[0]
     )
     found = json.loads(done("show", "googlenet", "--json").stdout)
-    assert found["name"] == "inception_v1" and found["params"] == 6_998_552
+    assert found["name"] == "inception_v1"
+    assert found["params"] == 6_998_552
     row = next(layer for layer in found["layers"] if layer["name"] == "conv1_conv")
     assert row == {
         "name": "conv1_conv", "type": "Conv2D", "output_shape": [112, 112, 64], "params": 9_472,
@@ -302,9 +314,9 @@ def test_show_reads_runs_and_keras_files(run):
         (["train", "lenet5", "--data", "./missing", "--out", "OUT"], "missing"),
         (["train", "lenet5", "--data", "ONE_CLASS", "--out", "OUT"], "ONE_CLASS"),
         (["train", "lenet5", "--data", "BAD_IMAGE", "--out", "OUT"], "broken.jpg"),
-        (["train", "lenet5", "--data", "digits", "--out", "OUT", "--set", "train.epoch=3"], "train.epoch"),
-        (["train", "lenet5", "--data", "digits", "--out", "OUT", "--set", "model.spec.c2=3"], "c2"),
-        (["train", "lenet5", "--data", "digits", "--out", "OUT", "--set", "data.size=20"], "32x32"),
+        ([*DIGITS, "OUT", "--set", "train.epoch=3"], "train.epoch"),
+        ([*DIGITS, "OUT", "--set", "model.spec.c2=3"], "c2"),
+        ([*DIGITS, "OUT", "--set", "data.size=20"], "32x32"),
         (["train", "lenet5", "--data", "digits", "--out", "FILE"], "FILE"),
         (["train", "lenet5", "--data", "digits", "--out", "FULL"], "FULL"),
         (["train", "lenet5", "--data", "digits", "--out", "FILE/run"], "FILE"),
@@ -316,8 +328,8 @@ def test_show_reads_runs_and_keras_files(run):
         (["export", "no.keras", "--out", "OUT"], "no.keras"),
         (["verify", "EMPTY"], "EMPTY"),
         (["predict", "EMPTY", "FILE"], "EMPTY"),
-        (["tune", "lenet5", "--data", "digits", "--out", "OUT", "--trials", "0"], "trials"),
-        (["tune", "lenet5", "--data", "digits", "--out", "OUT", "--trials", "2", "--max-macs", "x"], "60M"),
+        ([*SEARCH, "--trials", "0"], "trials"),
+        ([*SEARCH, "--trials", "2", "--max-macs", "x"], "60M"),
     ],
 )  # fmt: skip
 def test_mistakes_get_one_line_and_leave_nothing(words, part, data_dir, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Write an ONNX file of opset 17 with an open batch, named outputs and its labels inside."""
 
 import contextlib
+import gc
 import json
 import os
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_cnns.export import checks, manifest, runners
-from keras_cnns.export.prepare import OUTPUTS, freeze
+from keras_cnns.export.prepare import OUTPUTS, freeze, trace
 
 if TYPE_CHECKING:
     import keras
@@ -49,16 +50,16 @@ def write_onnx(
     import tf2onnx
 
     with checks.quiet(), lean_tf2onnx():
-        frozen = freeze(prepared, batch=None, outputs=OUTPUTS)
-        names = [frozen.inputs[0].name, *(tensor.name for tensor in frozen.outputs)]
+        graph, inputs, results = freeze(trace(prepared, batch=None, outputs=OUTPUTS))
         model, _ = tf2onnx.convert.from_graph_def(
-            frozen.graph.as_graph_def(),
-            input_names=names[:1],
-            output_names=names[1:],
-            tensors_to_rename=dict(zip(names, ("image", *OUTPUTS), strict=True)),
+            graph,
+            input_names=inputs,
+            output_names=results,
+            tensors_to_rename=dict(zip(inputs + results, ("image", *OUTPUTS), strict=True)),
             opset=OPSET,
         )
-    del frozen
+    del graph
+    gc.collect()
     _finish(model, name=name, labels=labels, image_shape=prepared.inputs[0].shape[1:])
     operations = Counter(node.op_type for node in model.graph.node)
     strangers = {node.op_type for node in model.graph.node if node.domain}

@@ -1,6 +1,7 @@
 """From any of our models to the one float32 function that every format is written from."""
 
 import contextlib
+import gc
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -93,10 +94,8 @@ def logits_of(prepared: "keras.Model", images: np.ndarray, *, batch: int = 16) -
         tf.config.experimental.enable_tensor_float_32_execution(shortened)
 
 
-def freeze(prepared: "keras.Model", *, batch: int | None, outputs: tuple[str, ...]) -> Any:
-    """Trace the model into one graph whose weights are constants.
-
-    Converters given the variables instead can write files without weights, and say nothing.
+def trace(prepared: "keras.Model", *, batch: int | None, outputs: tuple[str, ...]) -> Any:
+    """Trace the model into one graph, from which both TFLite and ONNX files are written.
 
     Args:
         prepared: what `prepare` returned.
@@ -104,10 +103,9 @@ def freeze(prepared: "keras.Model", *, batch: int | None, outputs: tuple[str, ..
         outputs: which of its outputs, in this order.
 
     Returns:
-        A concrete function of `image`; its `outputs` are tensors in the order asked for.
+        A concrete function of `image`, with the outputs in the order asked for.
     """
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     shape = (batch, *prepared.inputs[0].shape[1:])
 
@@ -117,7 +115,24 @@ def freeze(prepared: "keras.Model", *, batch: int | None, outputs: tuple[str, ..
         return [results[name] for name in outputs]
 
     with plain_grouped_convolutions(prepared):
-        return convert_variables_to_constants_v2(serve.get_concrete_function())
+        return serve.get_concrete_function()
+
+
+def freeze(traced: Any) -> tuple[Any, list[str], list[str]]:
+    """Turn the weights of a traced model into constants.
+
+    Returns:
+        The GraphDef, and the names of its input and output tensors.
+    """
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    frozen = convert_variables_to_constants_v2(traced)
+    inputs, outputs = ([tensor.name for tensor in side] for side in (frozen.inputs, frozen.outputs))
+    definition = frozen.graph.as_graph_def()
+    # A graph is full of circles, and several copies of the weights hang on this one.
+    del frozen
+    gc.collect()
+    return definition, inputs, outputs
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What is exported: a run, a network by its name, or a .keras file; and the images to compare on."""
+"""What is exported: a run, a network by name or a .keras file; and images to compare on."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -102,8 +102,8 @@ def export_subject(
         source = runs.open_data(subject.run.recipe, data_dir=data_dir)
     if source and subject.labels and tuple(source.labels) != subject.labels:
         raise UsageError(
-            f"{data_name} has {len(source.labels)} classes, others than the {len(subject.labels)} of "
-            f"{place}; give the data of its own classes"
+            f"{data_name} has {len(source.labels)} classes, others than the "
+            f"{len(subject.labels)} of {place}; give the data of its own classes"
         )
     model = subject.load()
     height, width, channels = model.inputs[0].shape[1:]

@@ -1,5 +1,6 @@
 """Write TFLite files of builtin operations: float32, float16, dynamic range, full int8."""
 
+import gc
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_cnns.export import checks, runners
-from keras_cnns.export.prepare import freeze
+from keras_cnns.export.prepare import trace
 
 if TYPE_CHECKING:
     import keras
@@ -46,8 +47,9 @@ def write_tflite(
     import tensorflow as tf
 
     with checks.quiet():
-        frozen = freeze(prepared, batch=1, outputs=("probabilities",))
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
+        traced = trace(prepared, batch=1, outputs=("probabilities",))
+        # With the model as a second argument the file would come without weights, silently.
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([traced])
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         if quantization != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -58,7 +60,8 @@ def write_tflite(
             converter.representative_dataset = lambda: _samples(calibration)
             converter.inference_input_type = tf.uint8
         content = converter.convert()
-    del frozen, converter
+    del traced, converter
+    gc.collect()
     content, facts = _finish(path.name, content)
     if quantization == "int8" and facts["input_quantization"] != [1.0, 0]:
         raise checks.ExportError(
