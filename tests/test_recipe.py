@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from keras_cnns import zoo
+from keras_cnns.data import AUGMENTATIONS
 from keras_cnns.errors import UsageError
 from keras_cnns.recipe import Data, Model, Recipe, Train, load, loads, override, to_toml
 from keras_cnns.spec import to_dict
@@ -36,7 +37,7 @@ RECIPES = st.builds(
         spec=SPECS,
         width=st.floats(0, exclude_min=True, allow_infinity=False),
         auxiliary=st.booleans(),
-        preprocessing=st.sampled_from(["symmetric", "unit", "imagenet"]),
+        preprocessing=st.sampled_from([*zoo.PREPROCESSING]),
     ),
     data=st.builds(
         Data,
@@ -47,7 +48,7 @@ RECIPES = st.builds(
         batch_size=COUNTS,
         validation=SHARES,
         test=SHARES,
-        augment=st.sampled_from(["none", "crop", "photo"]),
+        augment=st.sampled_from([*AUGMENTATIONS]),
     ),
     train=st.builds(
         Train,
@@ -109,6 +110,18 @@ def test_every_network_survives_toml(name):
     recipe = Recipe(model=Model(name=name, spec=to_dict(zoo.spec_of(name))))
     assert loads(to_toml(recipe)) == recipe
     assert zoo.spec_of(name, loads(to_toml(recipe)).model.spec) == zoo.spec_of(name)
+
+
+def test_choices_are_those_of_who_takes_them():
+    for section, key, choices in (
+        (Data, "augment", AUGMENTATIONS),
+        (Model, "preprocessing", zoo.PREPROCESSING),
+    ):
+        for choice in choices:
+            section(**{key: choice})
+        with pytest.raises(UsageError) as caught:
+            section(**{key: "something"})
+        assert set(str(caught.value).partition("must be ")[2].split(" or ")) == set(choices)
 
 
 def test_a_whole_number_serves_where_a_number_is_wanted():
