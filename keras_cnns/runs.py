@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from keras_cnns import data, recipe as recipes
 from keras_cnns.errors import UsageError
+from keras_cnns.quiet import start_keras
 from keras_cnns.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def load_model(path: str | Path) -> "keras.Model":
     Raises:
         UsageError: for a file that is not a Keras model.
     """
+    start_keras()
     import keras
 
     import keras_cnns.layers  # noqa: F401  registers our layers by name

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from keras_cnns import data, evaluate, recipe as recipes, report, runs, spec as specs, zoo
 from keras_cnns.cost import cost
 from keras_cnns.errors import UsageError
+from keras_cnns.quiet import start_keras
 from keras_cnns.recipe import Recipe
 from keras_cnns.runs import Run
 
@@ -164,6 +165,7 @@ def train(recipe: Recipe, out: str | Path, *, deterministic: bool = False) -> Ru
     if (run.path / "model.keras").is_file():
         print(f"{run.path} is trained already; choose another --out to train anew", file=sys.stderr)
         return run
+    start_keras()
     import keras
 
     if deterministic:

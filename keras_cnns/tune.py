@@ -199,7 +199,7 @@ def _search(
         max_consecutive_failed_trials=trials,
     )
     tuner = SpecTuner(oracle, directory=out, project_name="state", overwrite=False)
-    tuner.search()
+    tuner.search(verbose=0)
     write_trials(oracle)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from keras_cnns import spec as specs
 from keras_cnns.blocks import Top
 from keras_cnns.errors import UsageError, suggest
+from keras_cnns.quiet import start_keras
 from keras_cnns.trace import FeatureMap, TooSmall
 
 if TYPE_CHECKING:
@@ -372,6 +373,7 @@ def build(
         classifier_activation=classifier_activation,
     )
     scaling = _scaling(preprocessing, shape[2])
+    start_keras()
     import keras
 
     image = keras.Input(shape, name="image")

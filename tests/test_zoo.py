@@ -915,12 +915,23 @@ def test_alexnet_has_two_towers():
     assert (lrn.size, lrn.alpha, lrn.beta, lrn.k) == (5, 1e-4, 0.75, 2.0)
 
 
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [("lenet5", []), ("alexnet", [0.5] * 2), ("nin", [0.5]), ("vgg11", [0.5] * 2),
+     ("inception_v1", [0.4]), ("resnet18", [])],
+)  # fmt: skip
+def test_dropout_is_that_of_the_paper(name, rates):
+    assert [x.rate for x in built(name).layers if isinstance(x, keras.layers.Dropout)] == rates
+
+
 def test_inception_v1_has_5x5_convolutions_and_no_batch_normalisation():
     model = built("inception_v1")
     kernels = [layer.kernel_size for layer in model.layers if re.search(r"_3b_conv$", layer.name)]
     assert kernels == [(5, 5)] * 9
     assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers)
-    assert sum(layer.name.endswith("_lrn") for layer in model.layers) == 2
+    lrn = [layer for layer in model.layers if layer.name.endswith("_lrn")]
+    # Caffe's constants; its alpha is divided by the size.
+    assert [(x.size, x.alpha, x.beta, x.k) for x in lrn] == [(5, pytest.approx(2e-5), 0.75, 1)] * 2
 
 
 def test_an_inception_without_reductions_is_the_naive_one():

@@ -9,6 +9,7 @@ from keras_cnns.data.augment import AUGMENTATIONS
 from keras_cnns.data.images import SUFFIXES, check_images, is_image
 from keras_cnns.data.source import SPLITS, Source
 from keras_cnns.data.sources import open_source
+from keras_cnns.quiet import start_keras
 
 if TYPE_CHECKING:
     from keras_cnns.data.pipeline import batches, examples, fit_image, read_image
@@ -30,6 +31,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
+        start_keras()
         from keras_cnns.data import pipeline
 
         return getattr(pipeline, name)

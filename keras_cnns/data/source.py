@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from keras_cnns.errors import UsageError
+from keras_cnns.quiet import start_keras
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -54,6 +55,7 @@ class Source:
         Raises:
             UsageError: the split is none of the three, or has no images.
         """
+        start_keras()
         import tensorflow as tf
 
         self.require(split)

@@ -15,6 +15,7 @@ import numpy as np
 from keras_cnns.data.images import decode, shown
 from keras_cnns.data.source import SPLITS, Cut, Source, mixed
 from keras_cnns.errors import UsageError, suggest
+from keras_cnns.quiet import start_keras
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -152,6 +153,7 @@ def _parts(name: str, totals: Mapping[str, int], cut: Cut) -> dict[str, _Part]:
 
 def _builder(name: str, data_dir: Path) -> Any:
     """Return the TFDS builder of a set that is ready to be read."""
+    start_keras()
     if name == "digits":
         from keras_cnns.data import digits
 

@@ -72,6 +72,27 @@ def _in_float32(model: "keras.Model") -> "keras.Model":
     return clone
 
 
+def settle_statistics(model: "keras.Model", images: np.ndarray) -> None:
+    """Set the statistics of every batch normalisation to those of these images.
+
+    For fresh weights: with Keras's own statistics, or with random ones, the activations of a deep
+    network grow from layer to layer (to 1e12 in ResNet-152), and its softmax is the same for every
+    image. Scales and offsets are left as they are.
+    """
+    import keras
+
+    layers = [k for k in model._flatten_layers() if isinstance(k, keras.layers.BatchNormalization)]
+    before = [layer.momentum for layer in layers]
+    try:
+        for layer in layers:
+            layer.momentum = 0.0
+        with quiet():
+            model(images.astype(np.float32), training=True)
+    finally:
+        for layer, momentum in zip(layers, before, strict=True):
+            layer.momentum = momentum
+
+
 def kernel_count(prepared: "keras.Model") -> int:
     """Return how many weights the kernels hold: those with two dimensions or more."""
     return sum(int(np.prod(w.shape)) for w in prepared.weights if len(w.shape) > 1)

@@ -236,6 +236,18 @@ def test_models_of_another_kind_are_refused():
         prepare.prepare(keras.Model(image, chances))
 
 
+def test_settled_statistics_are_those_of_the_images(make_net, images):
+    import keras
+
+    model = make_net()
+    norm = model.get_layer("norm1")
+    prepare.settle_statistics(model, images)
+    assert norm.momentum == 0.99
+    before = keras.Model(model.input, norm.input)(images.astype(np.float32)).numpy()
+    np.testing.assert_allclose(norm.moving_mean.numpy(), before.mean((0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(norm.moving_variance.numpy(), before.var((0, 1, 2)), rtol=1e-3)
+
+
 def spoil(folder: Path, kind: str) -> Path:
     if kind == "a file":
         (folder / "out").write_text("mine")
