@@ -175,7 +175,7 @@ def train(recipe: Recipe, out: str | Path, *, deterministic: bool = False) -> Ru
     model = build(recipe, len(source.labels))
     names = output_names(recipe, model)
     held_out = batches(recipe, source, "validation", names)
-    steps = int(batches(recipe, source, "train", names).cardinality())
+    steps = data.steps_per_epoch(source, recipe.data.batch_size)
     trainer = compiled(model, recipe, steps)
     record = _record(run.path, steps)
     if (run.path / "checkpoint.weights.h5").is_file():

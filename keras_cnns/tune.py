@@ -229,7 +229,8 @@ def fit(recipe: Recipe, source: data.Source) -> Mapping[str, Sequence[float]]:
     names = train.output_names(recipe, model)
     trained = train.batches(recipe, source, "train", names)
     held_out = train.batches(recipe, source, "validation", names)
-    trainer = train.compiled(model, recipe, int(trained.cardinality()))
+    steps = data.steps_per_epoch(source, recipe.data.batch_size)
+    trainer = train.compiled(model, recipe, steps)
     history = trainer.fit(
         trained, validation_data=held_out, epochs=recipe.train.epochs, shuffle=False, verbose=0
     )

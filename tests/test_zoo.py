@@ -8,6 +8,7 @@ change that is meant:
 """
 
 import csv
+import gc
 import os
 import re
 import subprocess
@@ -164,6 +165,8 @@ def test_plain_networks_lack_the_projections_of_residual_ones():
 
 @pytest.mark.parametrize("name", slow_unless({"lenet5", "nin_cifar", "inception_v1"}))
 def test_counts_are_those_of_the_model_at_full_size(name):
+    # The one before may be half a gigabyte.
+    gc.collect()
     net = zoo.get(name)
     model = zoo.build(name)
     assert weights(model) == net.params

@@ -12,7 +12,7 @@ from keras_cnns.data.sources import open_source
 from keras_cnns.quiet import start_keras
 
 if TYPE_CHECKING:
-    from keras_cnns.data.pipeline import batches, examples, fit_image, read_image
+    from keras_cnns.data.pipeline import batches, examples, fit_image, read_image, steps_per_epoch
 
 __all__ = [
     "AUGMENTATIONS",
@@ -26,6 +26,7 @@ __all__ = [
     "is_image",
     "open_source",
     "read_image",
+    "steps_per_epoch",
 ]
 
 

@@ -51,7 +51,9 @@ def check_images(paths: Sequence[str]) -> set[tuple[int, int]]:
     sizes: set[tuple[int, int]] = set()
     with (
         warnings.catch_warnings(),
-        tqdm(total=len(paths), desc="checking images", unit=" images", delay=1) as bar,
+        tqdm(
+            total=len(paths), desc="checking images", unit=" images", delay=1, disable=None
+        ) as bar,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
         # Odd metadata is no reason to warn: the pixels are what counts.

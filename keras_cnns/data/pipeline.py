@@ -82,9 +82,14 @@ def batches(
         shuffle(source, split, image_shape, batch_size, seed, first_epoch)
         .enumerate()
         .map(finish, num_parallel_calls=AUTOTUNE, deterministic=True)
-        .apply(tf.data.experimental.assert_cardinality(max(1, size // batch_size)))
+        .apply(tf.data.experimental.assert_cardinality(steps_per_epoch(source, batch_size)))
         .prefetch(AUTOTUNE)
     )
+
+
+def steps_per_epoch(source: Source, batch_size: int) -> int:
+    """Return how many batches `batches` makes of the training images: whole ones, at least one."""
+    return max(1, source.require("train") // batch_size)
 
 
 def examples(source: Source, split: str, *, image_shape: Shape, batch_size: int) -> tf.data.Dataset:
@@ -188,7 +193,7 @@ def _from_memory(
     fitted = _fitted(source.records(split), source, image_shape, 256)
     parts = fitted.map(lambda r: (r["image"], r["label"])).prefetch(2)
     start = 0
-    with tqdm(total=size, desc=f"reading {split}", unit=" images", delay=1) as bar:
+    with tqdm(total=size, desc=f"reading {split}", unit=" images", delay=1, disable=None) as bar:
         for images, labels in parts.as_numpy_iterator():
             end = start + len(labels)
             pixels[start:end], numbers[start:end] = images, labels
