@@ -74,7 +74,8 @@ class Data(_Section):
     batch_size: Count = 64
     validation: Share = 0.1  # of the training images, where the set has no such split
     test: Share = 0.1  # of a folder's images, where it has no such split
-    augment: Annotated[str, _one_of("none", "crop", "shift", "photo")] = "none"
+    # None: shift for grey images, which may be writing, crop for small photos, photo for others.
+    augment: Annotated[str, _one_of("none", "crop", "shift", "photo")] | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

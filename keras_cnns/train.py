@@ -49,7 +49,12 @@ def resolve(recipe: Recipe, source: data.Source) -> Recipe:
             size = own
     zoo.trace(net.name, input_shape=(size, size, source.channels), **arguments)
     model = replace(recipe.model, name=net.name, spec=specs.to_dict(spec), width=1.0)
-    wanted = replace(recipe.data, name=source.name, size=size, channels=source.channels)
+    augment = recipe.data.augment
+    if augment is None:
+        augment = "shift" if source.channels == 1 else "crop" if size <= 64 else "photo"
+    wanted = replace(
+        recipe.data, name=source.name, size=size, channels=source.channels, augment=augment
+    )
     return replace(recipe, model=model, data=wanted)
 
 
@@ -139,7 +144,7 @@ def batches(
         image_shape=recipe.data.image_shape,
         batch_size=recipe.data.batch_size,
         training=split == "train",
-        augment=recipe.data.augment if split == "train" else "none",
+        augment=recipe.data.augment or "none",
         seed=recipe.seed,
         first_epoch=first_epoch,
     )

@@ -1,12 +1,5 @@
 """What every writer asserts about its file before it hands it over."""
 
-import contextlib
-import os
-import re
-import sys
-import tempfile
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -69,33 +62,6 @@ def check_outputs(file: str, outputs: dict[str, np.ndarray], *, quantised: bool 
     for name, values in outputs.items():
         if not np.ptp(values, axis=0).any():
             raise ExportError(f"{file}: {name} is the same for {len(values)} different images")
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Hold back the converters' chatter on standard error, unless it tells of an error.
-
-    They write from Python and from C++, so that the file descriptor itself is turned aside. Lines
-    that TensorFlow marks as errors are shown afterwards; all of it is when an exception passes.
-    """
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as aside:
-        kept = os.dup(2)
-        os.dup2(aside.fileno(), 2)
-        failed = True
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                yield
-            failed = False
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            aside.seek(0)
-            for line in aside:
-                if failed or re.match(rb"[EF]\d{4} ", line):
-                    os.write(2, line)
 
 
 def folder_bytes(path: Path) -> int:

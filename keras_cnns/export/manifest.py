@@ -8,6 +8,7 @@ import os
 import platform
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,8 +95,12 @@ def check_folder(out: str | Path) -> None:
     """
     out = Path(out).resolve()
     above = next(path for path in out.parents if path.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise UsageError(f"{out} cannot be written, since {above} cannot; give another folder")
+    try:
+        # What permissions say is not the whole truth, least of all to root.
+        os.rmdir(tempfile.mkdtemp(dir=above, prefix=f"{out.name}.partial-"))
+    except OSError as error:
+        reason = error.strerror
+        raise UsageError(f"{out} cannot be written ({reason}); give another folder") from None
     if not out.exists():
         return
     if not out.is_dir():

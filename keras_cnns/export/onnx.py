@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_cnns.export import checks, manifest, runners
 from keras_cnns.export.prepare import OUTPUTS, freeze, trace
+from keras_cnns.quiet import quiet
 
 if TYPE_CHECKING:
     import keras
@@ -49,7 +50,7 @@ def write_onnx(
     import onnx
     import tf2onnx
 
-    with checks.quiet(), lean_tf2onnx():
+    with quiet(), lean_tf2onnx():
         graph, inputs, results = freeze(trace(prepared, batch=None, outputs=OUTPUTS))
         model, _ = tf2onnx.convert.from_graph_def(
             graph,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_cnns.errors import UsageError
-from keras_cnns.export.checks import quiet
+from keras_cnns.quiet import quiet
 
 if TYPE_CHECKING:
     import keras

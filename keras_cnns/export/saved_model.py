@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_cnns.export import checks, manifest, runners
+from keras_cnns.quiet import quiet
 
 if TYPE_CHECKING:
     import keras
@@ -39,7 +40,7 @@ def write_saved_model(
     def serve(image: "tf.Tensor") -> dict[str, "tf.Tensor"]:
         return prepared(image, training=False)
 
-    with checks.quiet():
+    with quiet():
         # The endpoint brings its variables along; archive.track would write them a second time.
         archive = keras.export.ExportArchive()
         archive.add_endpoint("serving_default", serve, [image])

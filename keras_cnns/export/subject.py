@@ -55,7 +55,8 @@ def fresh(name: str, seed: int = 0) -> "keras.Model":
     """Build a network with weights drawn by a seed, batch normalisation's statistics included.
 
     With the statistics that Keras starts from, normalisation would do nothing, and a deep
-    network's answers would hardly depend on its image.
+    network's answers would overflow or hardly depend on its image; these are those of random
+    images.
     """
     import keras
 
@@ -68,6 +69,7 @@ def fresh(name: str, seed: int = 0) -> "keras.Model":
                 above = weight.name in ("gamma", "moving_variance")
                 low, high = (0.5, 1.5) if above else (-0.1, 0.1)
                 weight.assign(draw.uniform(low, high, weight.shape))
+    prepare.settle_statistics(model, synthetic_images(16, model.inputs[0].shape[1:], seed=seed))
     return model
 
 
@@ -108,7 +110,7 @@ def export_subject(
     model = subject.load()
     height, width, channels = model.inputs[0].shape[1:]
     shape = (height, width, channels)
-    classes = model.get_layer("logits").output.shape[-1]
+    classes = prepare.prepare(model).output["logits"].shape[-1]
     calibration = None
     if source:
         images, truth = _images(source, "test", shape, reference_count(shape))

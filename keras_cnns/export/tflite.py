@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_cnns.export import checks, runners
 from keras_cnns.export.prepare import trace
+from keras_cnns.quiet import quiet
 
 if TYPE_CHECKING:
     import keras
@@ -46,7 +47,7 @@ def write_tflite(
     """
     import tensorflow as tf
 
-    with checks.quiet():
+    with quiet():
         traced = trace(prepared, batch=1, outputs=("probabilities",))
         # With the model as a second argument the file would come without weights, silently.
         converter = tf.lite.TFLiteConverter.from_concrete_functions([traced])
@@ -70,7 +71,7 @@ def write_tflite(
         )
     path.write_bytes(content)
     checks.check_size(path.name, len(content), kernels, _BYTES_PER_WEIGHT[quantization])
-    with checks.quiet():
+    with quiet():
         outputs = runners.load("tflite", path).run(images)
     checks.check_outputs(path.name, outputs, quantised=quantization == "int8")
     return {"batch": 1, "outputs": sorted(outputs), **facts}

@@ -1,5 +1,6 @@
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from keras_cnns.export import (
     prepare,
     synthetic_images,
 )
+from keras_cnns.quiet import quiet
 
 FILES = list(manifest.FILES.values())
 LABELS = [f"class {i}" for i in range(10)]
@@ -154,7 +156,7 @@ def test_a_file_without_its_weights_is_refused(make_net):
     def serve(image):
         return model(image, training=False)["probabilities"]
 
-    with checks.quiet():
+    with quiet():
         converter = tf.lite.TFLiteConverter.from_concrete_functions(
             [serve.get_concrete_function()], model
         )
@@ -279,8 +281,11 @@ def test_other_peoples_files_are_left_alone(tmp_path, kind, match):
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda *arguments: False)
-    with pytest.raises(UsageError, match="cannot be written"):
+    def refuse(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with pytest.raises(UsageError, match=r"cannot be written \(Permission denied\)"):
         manifest.check_folder(tmp_path / "out")
 
 
@@ -333,12 +338,12 @@ def test_a_new_export_replaces_the_old_one(make_net, images, light):
 
 
 def test_chatter_is_held_back_and_errors_are_not(capfd):
-    with checks.quiet():
+    with quiet():
         os.write(2, b"I0000 nothing\nE0000 00:00 something broke\n")
     assert capfd.readouterr().err == "E0000 00:00 something broke\n"
 
     def fail():
-        with checks.quiet():
+        with quiet():
             os.write(2, b"the reason\n")
             raise RuntimeError
 
