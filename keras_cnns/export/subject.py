@@ -13,6 +13,7 @@ from keras_cnns.export import (
     check_folder,
     export,
     plan,
+    prepare,
     reference_count,
     synthetic_images,
 )
