@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keras_cnns.zoo import build, list_models
+    from keras_cnns.builder import build
+    from keras_cnns.zoo import list_models
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "build", "list_models"]
 
-_PLACES = {"build": "keras_cnns.zoo", "list_models": "keras_cnns.zoo"}
+_PLACES = {"build": "keras_cnns.builder", "list_models": "keras_cnns.zoo"}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from keras_cnns import zoo
+from keras_cnns import builder, zoo
 from keras_cnns.errors import UsageError
 from keras_cnns.trace import ARITHMETIC, FeatureMap, Row, trace_layer
 
@@ -41,7 +41,7 @@ def cost(network: Any, **arguments: Any) -> Cost:
     if isinstance(network, Path):
         return _of_config(_read_config(network))
     if isinstance(network, str):
-        return _of_rows(zoo.get(network).name, zoo.trace(network, **arguments).rows)
+        return _of_rows(zoo.get(network).name, builder.trace(network, **arguments).rows)
     return _of_config(network.get_config())
 
 
@@ -62,19 +62,32 @@ def _of_config(config: Mapping[str, Any]) -> Cost:
     maps: dict[str, FeatureMap] = {}
     rows: list[Row] = []
     for layer in config["layers"]:
-        name, kind, arguments = layer["name"], layer["class_name"], layer["config"]
+        kind, arguments = layer["class_name"], layer["config"]
+        name, nodes = arguments.get("name", kind), layer.get("inbound_nodes")
+        if nodes is None:
+            raise UsageError(f"{config['name']} is no functional model; its cost is not known")
         if kind == "InputLayer":
             shape = arguments.get("batch_shape") or arguments["batch_input_shape"]
             maps[name] = FeatureMap((None, *shape[1:]), rows=rows)
-        elif kind in ARITHMETIC:
-            (node,) = layer["inbound_nodes"]
-            inputs = _tensors(node["args"][0], maps)
-            maps[name] = trace_layer(kind, arguments, inputs)
-        else:
+            continue
+        if kind not in ARITHMETIC or not _is_plain(arguments, nodes):
             raise UsageError(
                 f"{config['name']}: the cost of its layer {name} ({kind}) is not known"
             )
+        inputs = _tensors(nodes[0]["args"][0], maps)
+        maps[name] = trace_layer(kind, arguments, inputs)
     return _of_rows(config["name"], rows)
+
+
+def _is_plain(arguments: Mapping[str, Any], nodes: list[Any]) -> bool:
+    """Return whether a layer is called once, on one argument, with the channels last."""
+    axis = arguments.get("axis", -1)
+    return (
+        len(nodes) == 1
+        and len(nodes[0]["args"]) == 1
+        and arguments.get("data_format") != "channels_first"
+        and axis in (-1, 3, [-1], [3])
+    )
 
 
 def _tensors(saved: Any, maps: Mapping[str, FeatureMap]) -> Any:

@@ -73,13 +73,13 @@ class LocalResponseNormalization(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_cnns")
-class PadChannels(keras.layers.Layer):
-    """Add channels of zeros until there are `filters`: (h, w, c) -> (h, w, filters).
+class MatchChannels(keras.layers.Layer):
+    """Add channels of zeros, or leave out the last ones: (h, w, c) -> (h, w, filters).
 
     The shortcut "A" of He et al. 2015, section 4.1, widens a feature map without weights. Half of
     the zeros come before the channels and half after, as in the authors' code.
 
-    >>> PadChannels(filters=8)(ops.ones((1, 2, 2, 4))).shape[-1]
+    >>> MatchChannels(filters=8)(ops.ones((1, 2, 2, 4))).shape[-1]
     8
     """
 
@@ -88,8 +88,10 @@ class PadChannels(keras.layers.Layer):
         self.filters = filters
 
     def call(self, inputs: Any) -> Any:
-        """Pad a feature map (batch, height, width, channels)."""
+        """Match a feature map (batch, height, width, channels)."""
         missing = self.filters - inputs.shape[-1]
+        if missing < 0:
+            return inputs[..., : self.filters]
         before = missing // 2
         return ops.pad(inputs, [(0, 0), (0, 0), (0, 0), (before, missing - before)])
 

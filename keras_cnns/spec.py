@@ -6,6 +6,7 @@ that a search may change; everything else is structure.
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache
+from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, cast, get_args, get_origin, get_type_hints
 
 from keras_cnns.errors import UsageError, suggest
@@ -19,7 +20,7 @@ class Conv(NamedTuple):
     filters: Filters
     kernel_size: int | tuple[int, int] = 1
     strides: int = 1
-    padding: str | int = "same"
+    padding: str = "same"
 
 
 class Pool(NamedTuple):
@@ -146,17 +147,12 @@ def merge(default: Any, changes: Any, path: str = "spec") -> Any:
     if hasattr(default, "_fields"):
         known, hints = default._asdict(), _hints(cast(Hashable, type(default)))
         _check_keys(changes, known, path)
-        merged = {
-            k: merge(v, changes[k], f"{path}.{k}") if k in changes else v for k, v in known.items()
-        }
-        for key in changes:
-            allowed = get_args(hints[key]) if get_origin(hints[key]) is Literal else ()
-            if allowed and merged[key] not in allowed:
-                raise UsageError(
-                    f"{path}.{key}: received {merged[key]!r}, but it must be "
-                    f"{' or '.join(map(repr, allowed))}"
-                )
-        return type(default)(**merged)
+        return type(default)(
+            **{
+                k: _merged_field(hints[k], v, changes[k], f"{path}.{k}") if k in changes else v
+                for k, v in known.items()
+            }
+        )
     if isinstance(default, Mapping):
         _check_keys(changes, default, path)
         return {
@@ -169,14 +165,20 @@ def merge(default: Any, changes: Any, path: str = "spec") -> Any:
             changes = [changes.get(str(i), to_dict(v)) for i, v in enumerate(default)]
         if not isinstance(changes, list | tuple):
             raise UsageError(f"{path}: received {changes!r}, but a list is needed here")
-        if default == ():
+        if default == () and changes:
             raise UsageError(f"{path}: this network has nothing here to change")
         items = [
             merge(default[min(i, len(default) - 1)], v, f"{path}.{i}")
             for i, v in enumerate(changes)
         ]
         return Branches(*items) if isinstance(default, Branches) else tuple(items)
-    return _checked_scalar(default, changes, path)
+    return _checked(type(default), changes, path)
+
+
+def _merged_field(hint: Any, default: Any, changes: Any, path: str) -> Any:
+    """Merge what is nested; check a number, a word or a choice by the field's own hint."""
+    single = type(default) in (bool, int, float, str) or isinstance(hint, UnionType)
+    return _checked(hint, changes, path) if single else merge(default, changes, path)
 
 
 def _check_keys(changes: Any, known: Mapping[str, Any], path: str) -> None:
@@ -189,15 +191,31 @@ def _check_keys(changes: Any, known: Mapping[str, Any], path: str) -> None:
             )
 
 
-def _checked_scalar(default: Any, value: Any, path: str) -> Any:
-    if isinstance(default, bool) or isinstance(value, bool):
-        allowed, wanted = isinstance(default, bool) and isinstance(value, bool), "true or false"
-    elif isinstance(default, int):
-        allowed, wanted = isinstance(value, int) and value >= 0, "a whole number, not negative"
-    elif isinstance(default, float):
-        allowed, wanted = isinstance(value, int | float), "a number"
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number, not negative",
+    float: "a number",
+    str: "text",
+    tuple: "two whole numbers above 0",
+}
+
+
+def _checked(hint: Any, value: Any, path: str) -> Any:
+    """Return a value as its type hint wants it, or refuse it."""
+    hint = int if hint == Filters else hint
+    if get_origin(hint) is Literal:
+        if value in get_args(hint):
+            return value
+        wanted = [repr(allowed) for allowed in get_args(hint)]
     else:
-        allowed, wanted = isinstance(value, str), "text"
-    if not allowed:
-        raise UsageError(f"{path}: received {value!r}, but it must be {wanted}")
-    return value
+        kinds = [get_origin(kind) or kind for kind in get_args(hint) or (hint,)]
+        for kind in kinds:
+            if kind is tuple and isinstance(value, list | tuple):
+                if len(value) == 2 and all(type(n) is int and n > 0 for n in value):
+                    return tuple(value)
+            elif type(value) is kind and (kind is not int or value >= 0):
+                return value
+            elif kind is float and type(value) is int:
+                return float(value)
+        wanted = [_WORDS[kind] for kind in kinds]
+    raise UsageError(f"{path}: received {value!r}, but it must be {' or '.join(wanted)}")

@@ -71,6 +71,10 @@ def pair(value: int | tuple[int, int] | list[int]) -> Size:
 
 def _window(shape: tuple[int, ...], window: Size, strides: Size, padding: str, what: str) -> Size:
     """Return the height and width that come out of a sliding window."""
+    if padding not in ("same", "valid"):
+        raise UsageError(f'{what}: unknown padding "{padding}"; allowed are same, valid')
+    if min(window) < 1 or min(strides) < 1:
+        raise UsageError(f"{what}: a window of {window} and strides of {strides}: both start at 1")
     out = []
     for n, k, s in zip(shape, window, strides, strict=False):
         size = -(-n // s) if padding == "same" else (n - k) // s + 1
@@ -89,12 +93,18 @@ def _kernel(config: Config) -> tuple[Size, Size]:
 
 def _conv(x: tuple[int, ...], c: Config) -> Effect:
     kernel, window = _kernel(c)
+    filters, groups = c["filters"], c.get("groups", 1)
+    if filters < 1 or groups < 1 or filters % groups or x[-1] % groups:
+        raise UsageError(
+            f"{c.get('name', 'Conv2D')}: {x[-1]} channels and {filters} filters do not make "
+            f"{groups} groups; give multiples of {groups} above 0"
+        )
     strides = pair(c.get("strides", 1))
     height, width = _window(x, window, strides, c.get("padding", "valid"), c.get("name", "Conv2D"))
-    weights = prod(kernel) * x[-1] // c.get("groups", 1) * c["filters"]
-    bias = c["filters"] * c.get("use_bias", True)
+    weights = prod(kernel) * (x[-1] // groups) * filters
+    bias = filters * c.get("use_bias", True)
     return Effect(
-        (height, width, c["filters"]), weights + bias, height * width * weights, window, strides
+        (height, width, filters), weights + bias, height * width * weights, window, strides
     )
 
 
@@ -121,6 +131,8 @@ def _bias(c: Config) -> Config:
 
 
 def _dense(x: tuple[int, ...], c: Config) -> Effect:
+    if c["units"] < 1:
+        raise UsageError(f"{c.get('name', 'Dense')}: {c['units']} units; at least 1 is needed")
     weights = x[-1] * c["units"]
     macs = prod(x[:-1]) * weights
     return Effect((*x[:-1], c["units"]), weights + c["units"] * c.get("use_bias", True), macs)
@@ -201,7 +213,7 @@ ARITHMETIC: dict[str, Callable[[Any, Config], Effect]] = {
     "Add": lambda x, c: Effect(x[0]),
     "Permute": _permute,
     "Reshape": _reshape,
-    "PadChannels": lambda x, c: Effect((*x[:-1], c["filters"])),
+    "MatchChannels": lambda x, c: Effect((*x[:-1], c["filters"])),
     **dict.fromkeys(
         ["Activation", "GELU", "ReLU", "Dropout", "LocalResponseNormalization", "Rescaling"], _same
     ),

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_cnns import data, evaluate, recipe as recipes, report, runs, spec as specs, zoo
+from keras_cnns import builder, data, evaluate, recipe as recipes, report, runs, spec as specs, zoo
 from keras_cnns.cost import cost
 from keras_cnns.errors import UsageError
 from keras_cnns.quiet import start_keras
@@ -45,9 +45,9 @@ def resolve(recipe: Recipe, source: data.Source) -> Recipe:
     size = recipe.data.size
     if size is None:
         own, size = source.size, net.input_shape[0]
-        if own and own >= zoo.min_size(net.name, **arguments):
+        if own and own >= builder.min_size(net.name, **arguments):
             size = own
-    zoo.trace(net.name, input_shape=(size, size, source.channels), **arguments)
+    builder.trace(net.name, input_shape=(size, size, source.channels), **arguments)
     model = replace(recipe.model, name=net.name, spec=specs.to_dict(spec), width=1.0)
     augment = recipe.data.augment
     if augment is None:
@@ -66,7 +66,7 @@ def build(recipe: Recipe, classes: int) -> "keras.Model":
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(recipe.train.precision)
     try:
-        model = zoo.build(
+        model = builder.build(
             recipe.model.name,
             input_shape=recipe.data.image_shape,
             num_classes=classes,

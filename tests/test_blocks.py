@@ -402,9 +402,13 @@ def test_the_shortcut_of_zeros_takes_every_second_pixel_and_adds_channels():
     assert not [w for w in block.weights if "shortcut" in w.path]
 
 
-def test_the_shortcut_of_zeros_cannot_take_channels_away():
-    with pytest.raises(UsageError, match="conv3_1"):
-        traced(lambda x: residual_block(x, 4, shortcut="zeros", name="conv3_1"), (6, 6, 8))
+def test_the_shortcut_of_zeros_leaves_out_channels_where_there_are_too_many():
+    block = shuffle_weights(
+        built(lambda x: residual_block(x, 4, shortcut="zeros", name="r"), (6, 6, 8))
+    )
+    x = pixels(2, 6, 6, 8)
+    function = keras.Model(block.input, block.get_layer("r_b_bn").output)
+    np.testing.assert_allclose(block(x), np.maximum(x[..., :4] + function(x), 0), atol=1e-6)
 
 
 def test_a_residual_block_adds_what_it_computes():
@@ -486,7 +490,7 @@ def test_a_pooled_shortcut_has_weights_only_where_the_channels_differ():
 def test_without_a_shortcut_nothing_is_added():
     rows = traced(lambda x: residual_block(x, 24, strides=2, shortcut="none", name="r"), (6, 6, 16))
     assert rows.shape == (None, 3, 3, 24)
-    assert not {"Add", "PadChannels", "MaxPooling2D"} & {row.kind for row in rows.rows}
+    assert not {"Add", "MatchChannels", "MaxPooling2D"} & {row.kind for row in rows.rows}
 
 
 def test_the_stride_of_a_bottleneck_may_be_that_of_its_first_1x1():

@@ -10,7 +10,7 @@ import keras
 import pytest
 from keras import layers
 
-from keras_cnns import zoo
+from keras_cnns import builder, zoo
 from keras_cnns.cost import cost, to_json
 from keras_cnns.errors import UsageError
 from keras_cnns.spec import scale_filters
@@ -32,7 +32,7 @@ def arguments(name):
 @pytest.mark.parametrize("name", SMALL)
 def test_a_name_a_model_and_a_file_cost_the_same(name, tmp_path):
     of_name = cost(name, **arguments(name))
-    model = zoo.build(name, **arguments(name))
+    model = builder.build(name, **arguments(name))
     model.save(tmp_path / "model.keras")
     of_model, of_file = cost(model), cost(tmp_path / "model.keras")
     for other in (of_model, of_file):
@@ -44,7 +44,10 @@ def test_a_name_a_model_and_a_file_cost_the_same(name, tmp_path):
 
 def test_auxiliary_heads_cost_the_same_of_a_name_and_of_a_model():
     options = {**arguments("inception_v1"), "input_shape": (75, 75, 3), "auxiliary": True}
-    of_name, of_model = cost("inception_v1", **options), cost(zoo.build("inception_v1", **options))
+    of_name, of_model = (
+        cost("inception_v1", **options),
+        cost(builder.build("inception_v1", **options)),
+    )
     assert set(of_model.layers) == set(of_name.layers)
     assert of_model.params == of_name.params
     assert {row.name for row in of_name.layers} >= {"auxiliary1", "auxiliary2_logits"}
@@ -52,7 +55,7 @@ def test_auxiliary_heads_cost_the_same_of_a_name_and_of_a_model():
 
 def test_scaling_of_pixels_costs_nothing():
     plain = cost("lenet5")
-    scaled = cost(zoo.build("lenet5", preprocessing="symmetric"))
+    scaled = cost(builder.build("lenet5", preprocessing="symmetric"))
     (extra,) = set(scaled.layers) - set(plain.layers)
     assert (extra.name, extra.kind) == ("preprocessing", "Rescaling")
     assert extra.params == extra.macs == 0
@@ -101,7 +104,7 @@ def run(code, *paths):
 
 
 def test_neither_names_nor_files_need_keras(tmp_path):
-    model = zoo.build("lenet5")
+    model = builder.build("lenet5")
     model.save(tmp_path / "model.keras")
     found = run(
         "import json, sys\n"

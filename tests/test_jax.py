@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_cnns import zoo
+from keras_cnns import builder, zoo
 from keras_cnns.spec import map_filters, to_dict
 
 pytestmark = [
@@ -36,7 +36,7 @@ def test_inception_v1_gives_the_same_scores_on_jax(tmp_path):
     spec = map_filters(lambda _, n: 8, zoo.spec_of("inception_v1", {"stem": {"kind": "small"}}))
     arguments = {"input_shape": (32, 32, 3), "num_classes": 15, "spec": to_dict(spec)}
     keras.utils.set_random_seed(0)
-    model = zoo.build("inception_v1", **arguments)
+    model = builder.build("inception_v1", **arguments)
     images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
     paths = [tmp_path / name for name in ("model.weights.h5", "images.npy", "scores.npy")]
     model.save_weights(paths[0])

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_cnns.layers import GELU, LocalResponseNormalization, PadChannels
+from keras_cnns.layers import GELU, LocalResponseNormalization, MatchChannels
 
 ALEXNET = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0}
 GOOGLENET = {"size": 5, "alpha": 1e-4 / 5, "beta": 0.75, "k": 1.0}
@@ -84,7 +84,7 @@ def test_lrn_over_an_even_number_of_channels_is_refused_or_the_same_on_every_bac
 )
 def test_zeros_stand_on_both_sides_of_the_channels(channels, filters, before):
     x = images(channels)
-    y = np.asarray(PadChannels(filters=filters)(x))
+    y = np.asarray(MatchChannels(filters=filters)(x))
     assert y.shape == (2, 3, 4, filters)
     np.testing.assert_array_equal(y[..., before : before + channels], x)
     assert np.count_nonzero(y) == np.count_nonzero(x)
@@ -101,7 +101,7 @@ def test_gelu_is_the_papers_formula():
 
 LAYERS = [
     LocalResponseNormalization(**STRONG, name="lrn"),
-    PadChannels(filters=8, name="zeros"),
+    MatchChannels(filters=8, name="zeros"),
     GELU(approximate=False, name="gelu"),
 ]
 KINDS = [type(layer).__name__ for layer in LAYERS]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given, strategies as st
 
-from keras_cnns import zoo
+from keras_cnns import builder, zoo
 from keras_cnns.data import AUGMENTATIONS
 from keras_cnns.errors import UsageError
 from keras_cnns.recipe import Data, Model, Recipe, Train, load, loads, override, to_toml
@@ -37,7 +37,7 @@ RECIPES = st.builds(
         spec=SPECS,
         width=st.floats(0, exclude_min=True, allow_infinity=False),
         auxiliary=st.booleans(),
-        preprocessing=st.sampled_from([*zoo.PREPROCESSING]),
+        preprocessing=st.sampled_from([*builder.PREPROCESSING]),
     ),
     data=st.builds(
         Data,
@@ -115,7 +115,7 @@ def test_every_network_survives_toml(name):
 def test_choices_are_those_of_who_takes_them():
     for section, key, choices in (
         (Data, "augment", AUGMENTATIONS),
-        (Model, "preprocessing", zoo.PREPROCESSING),
+        (Model, "preprocessing", builder.PREPROCESSING),
     ):
         for choice in choices:
             section(**{key: choice})

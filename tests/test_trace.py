@@ -149,7 +149,7 @@ LAYERS = [
     ("LayerNormalization", {"center": False}, IMAGE),
     ("Concatenate", {}, [IMAGE, (6, 4, 1), IMAGE]),
     ("Add", {}, [IMAGE, IMAGE]),
-    ("PadChannels", {"filters": 9}, IMAGE),
+    ("MatchChannels", {"filters": 9}, IMAGE),
     ("LocalResponseNormalization", {}, IMAGE),
     ("Activation", {"activation": "relu"}, IMAGE),
     ("ReLU", {}, IMAGE),

@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 import tomli_w
 
-from keras_cnns import spec as specs, zoo
+from keras_cnns import builder, spec as specs, zoo
 from keras_cnns.cost import cost
 from keras_cnns.errors import UsageError
 
@@ -70,7 +70,7 @@ def shallow(spec):
 
 @cache
 def rows(name):
-    return tuple(zoo.trace(name).rows)
+    return tuple(builder.trace(name).rows)
 
 
 def small(name, **changes):
@@ -106,7 +106,7 @@ def settle(model):
 @cache
 def built(name):
     keras.utils.set_random_seed(0)
-    return settle(zoo.build(name, **small(name)))
+    return settle(builder.build(name, **small(name)))
 
 
 def distinct():
@@ -118,7 +118,7 @@ def distinct():
     return [
         name
         for name in found.values()
-        if name in FIRST or len(zoo.trace(name, **small(name)).rows) < 100
+        if name in FIRST or len(builder.trace(name, **small(name)).rows) < 100
     ]
 
 
@@ -168,7 +168,7 @@ def test_counts_are_those_of_the_model_at_full_size(name):
     # The one before may be half a gigabyte.
     gc.collect()
     net = zoo.get(name)
-    model = zoo.build(name)
+    model = builder.build(name)
     assert weights(model) == net.params
     assert model.name == name
     assert model.input_shape == (None, *net.input_shape)
@@ -179,7 +179,7 @@ def test_counts_are_those_of_the_model_at_full_size(name):
 
 @pytest.mark.parametrize("name", slow_unless(distinct()))
 def test_what_is_built_is_what_was_priced(name):
-    model, priced = built(name), zoo.trace(name, **small(name))
+    model, priced = built(name), builder.trace(name, **small(name))
     layers = [
         (layer.name, type(layer).__name__, tuple(layer.output.shape[1:]), weights(layer))
         for layer in model.layers[1:]
@@ -211,7 +211,7 @@ def test_layer_names_are_unique_and_savable(name):
 
 def layer_names(name):
     heads = {"auxiliary": True} if zoo.get(name).auxiliary_params else {}
-    return [row.name for row in zoo.trace(name, **heads).rows]
+    return [row.name for row in builder.trace(name, **heads).rows]
 
 
 def golden(family):
@@ -257,11 +257,11 @@ def test_a_module_cites_its_paper_and_says_where_it_departs(family):
 def test_the_smallest_size_works_and_one_pixel_less_is_refused(name):
     net = zoo.get(name)
     size, channels = net.min_size, net.input_shape[2]
-    assert zoo.min_size(name) == size
-    assert zoo.trace(name, input_shape=(size, size, channels)).shape == (None, net.num_classes)
+    assert builder.min_size(name) == size
+    assert builder.trace(name, input_shape=(size, size, channels)).shape == (None, net.num_classes)
     for shape in [(size - 1, size - 1), (size - 1, size), (size, size - 1)]:
         with pytest.raises(UsageError) as caught:
-            zoo.build(name, input_shape=(*shape, channels))
+            builder.build(name, input_shape=(*shape, channels))
         said = f"{name}: an image of {shape[0]}x{shape[1]} is too small; "
         assert str(caught.value) == said + f"the smallest that works is {size}x{size}"
 
@@ -272,7 +272,7 @@ def test_any_larger_size_works(name):
     spec = shallow(net.spec)
     for size in range(net.min_size, net.min_size + 20):
         shape = (size, size + 7, 3)
-        assert zoo.trace(name, input_shape=shape, spec=spec).shape == (None, net.num_classes)
+        assert builder.trace(name, input_shape=shape, spec=spec).shape == (None, net.num_classes)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -281,7 +281,7 @@ def test_images_may_have_1_3_or_4_channels(name):
     first = []
     for channels in (1, 3, 4):
         shape = (*net.input_shape[:2], channels)
-        found = zoo.trace(name, input_shape=shape, spec=shallow(net.spec))
+        found = builder.trace(name, input_shape=shape, spec=shallow(net.spec))
         assert found.shape == (None, net.num_classes)
         first.append(next(row.params for row in found.rows if row.params))
     # A weight more for each channel more, and biases that stay.
@@ -293,7 +293,7 @@ def test_images_may_have_1_3_or_4_channels(name):
 def test_the_smallest_size_runs(name):
     size = zoo.get(name).min_size
     keras.utils.set_random_seed(0)
-    model = zoo.build(name, **small(name, input_shape=(size, size, 4), num_classes=9))
+    model = builder.build(name, **small(name, input_shape=(size, size, 4), num_classes=9))
     found = np.asarray(settle(model)(images(model)))
     assert found.shape == (4, 9)
     np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
@@ -303,7 +303,7 @@ def test_the_smallest_size_runs(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_channels_and_classes_change_the_ends_only(name):
     net = zoo.get(name)
-    other = zoo.trace(name, input_shape=(*net.input_shape[:2], 4), num_classes=7).rows
+    other = builder.trace(name, input_shape=(*net.input_shape[:2], 4), num_classes=7).rows
     changed = [a.name for a, b in zip(rows(name), other, strict=True) if a.params != b.params]
     weighted = [row.name for row in rows(name) if row.params]
     assert changed[-1] == weighted[-1]
@@ -329,7 +329,7 @@ def test_probabilities_sum_to_one_and_are_the_softmax_of_the_scores(name):
 
 def test_without_an_activation_the_scores_come_out():
     model = built("lenet5")
-    plain = zoo.build("lenet5", **small("lenet5", classifier_activation=None))
+    plain = builder.build("lenet5", **small("lenet5", classifier_activation=None))
     plain.set_weights(model.get_weights())
     scores = keras.Model(model.input, model.get_layer("logits").output)
     np.testing.assert_array_equal(plain(images(model)), scores(images(model)))
@@ -337,7 +337,7 @@ def test_without_an_activation_the_scores_come_out():
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_without_its_top_a_network_gives_its_last_map(name):
-    model = settle(zoo.build(name, **small(name, include_top=False)))
+    model = settle(builder.build(name, **small(name, include_top=False)))
     found = np.asarray(model(images(model)))
     assert found.ndim == 4
     assert np.isfinite(found).all()
@@ -348,9 +348,9 @@ def test_without_its_top_a_network_gives_its_last_map(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_without_its_top_a_map_may_be_pooled(name):
-    bare = zoo.trace(name, **small(name, include_top=False))
+    bare = builder.trace(name, **small(name, include_top=False))
     for pooling, kind in (("avg", "GlobalAveragePooling2D"), ("max", "GlobalMaxPooling2D")):
-        found = zoo.trace(name, **small(name, include_top=False, pooling=pooling))
+        found = builder.trace(name, **small(name, include_top=False, pooling=pooling))
         assert found.shape == (None, bare.shape[-1])
         assert found.rows[:-1] == bare.rows
         assert (found.rows[-1].name, found.rows[-1].kind) == ("pool", kind)
@@ -372,7 +372,7 @@ def test_weights_of_a_file_are_loaded(suffix, tmp_path):
     path = str(tmp_path / f"lenet5{suffix}")
     model = built("lenet5")
     model.save(path) if suffix == ".keras" else model.save_weights(path)
-    again = zoo.build("lenet5", **small("lenet5", weights=path))
+    again = builder.build("lenet5", **small("lenet5", weights=path))
     np.testing.assert_array_equal(again(images(model)), model(images(model)))
 
 
@@ -400,9 +400,9 @@ def test_a_gradient_reaches_every_weight(name, auxiliary):
         pytest.skip(f"{name} has no auxiliary heads")
     model = built(name)
     if auxiliary:
-        size = zoo.min_size(name, auxiliary=True)
+        size = builder.min_size(name, auxiliary=True)
         keras.utils.set_random_seed(0)
-        model = zoo.build(name, **small(name, input_shape=(size, size, 3)), auxiliary=True)
+        model = builder.build(name, **small(name, input_shape=(size, size, 3)), auxiliary=True)
     x, labels = images(model, 8), np.arange(8) % 5
     before = model.get_weights()
     with tf.GradientTape() as tape:
@@ -426,7 +426,7 @@ def test_mixed_precision_gives_probabilities_in_full_precision(name):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = zoo.build(name, **small(name))
+        model = builder.build(name, **small(name))
     finally:
         keras.config.set_dtype_policy(before)
     model.set_weights(built(name).get_weights())
@@ -459,9 +459,9 @@ def test_the_heads_of_inception_v1_are_those_of_caffe():
 
 @pytest.mark.parametrize("name", slow_unless(FIRST, WITH_HEADS))
 def test_auxiliary_heads_are_named_outputs_with_losses_of_their_own(name):
-    size = zoo.min_size(name, auxiliary=True)
+    size = builder.min_size(name, auxiliary=True)
     arguments = small(name, input_shape=(size, size, 3))
-    model = zoo.build(name, **arguments, auxiliary=True)
+    model = builder.build(name, **arguments, auxiliary=True)
     heads = list(model.output)
     assert heads[0] == "predictions"
     assert heads[1:]
@@ -485,7 +485,7 @@ def test_auxiliary_heads_are_named_outputs_with_losses_of_their_own(name):
     crossentropy = -np.log(np.asarray(found[heads[1]])[np.arange(4), labels]).mean()
     assert logs[f"{heads[1]}_loss"] == pytest.approx(crossentropy, rel=1e-4)
 
-    bare = zoo.build(name, **arguments)
+    bare = builder.build(name, **arguments)
     for layer in filter(lambda layer: layer.weights, bare.layers):
         layer.set_weights(model.get_layer(layer.name).get_weights())
     np.testing.assert_allclose(bare(x), found["predictions"], atol=1e-5)
@@ -494,7 +494,7 @@ def test_auxiliary_heads_are_named_outputs_with_losses_of_their_own(name):
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in WITH_HEADS])
 def test_heads_that_the_paper_lacks_are_refused(name):
     with pytest.raises(UsageError, match=f"{name} has no auxiliary heads; .*inception_v1"):
-        zoo.build(name, auxiliary=True)
+        builder.build(name, auxiliary=True)
 
 
 # The spec and the search space
@@ -505,8 +505,8 @@ def test_the_default_point_of_the_search_space_is_the_network_itself(name):
     paper = zoo.get(name).spec
     default = specs.map_filters(lambda _, n: n, paper)
     assert default == paper
-    assert tuple(zoo.trace(name, spec=default).rows) == rows(name)
-    assert tuple(zoo.trace(name, spec={}).rows) == rows(name)
+    assert tuple(builder.trace(name, spec=default).rows) == rows(name)
+    assert tuple(builder.trace(name, spec={}).rows) == rows(name)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -530,7 +530,7 @@ def test_every_dimension_of_the_search_changes_the_cost(name):
 
 def test_some_filters_of_a_spec_are_changed():
     changes = {"3a": {"conv1": 32}, "stem": {"conv1": 8}}
-    found = zoo.trace("inception_v1", spec=changes)
+    found = builder.trace("inception_v1", spec=changes)
     shapes = {row.name: row.shape for row in found.rows}
     assert shapes["3a_1a_conv"][-1] == 32
     assert shapes["3a_concat"][-1] == 256 - 32
@@ -548,11 +548,11 @@ def test_some_filters_of_a_spec_are_changed():
     ],
 )
 def test_a_stem_for_small_images_is_named_in_the_spec(name, stem):
-    found = zoo.trace(name, input_shape=(32, 32, 3), num_classes=10, spec=stem)
+    found = builder.trace(name, input_shape=(32, 32, 3), num_classes=10, spec=stem)
     maps = [row.shape[0] for row in found.rows if row.kind == "Conv2D"]
     assert maps[0] == 32
     assert maps[-1] == 4
-    assert zoo.min_size(name, spec=stem) < zoo.get(name).min_size
+    assert builder.min_size(name, spec=stem) < zoo.get(name).min_size
 
 
 def test_resnet18_for_cifar_is_the_one_that_others_count():
@@ -563,7 +563,7 @@ def test_resnet18_for_cifar_is_the_one_that_others_count():
 
 def test_a_whole_spec_may_be_given():
     spec = zoo.spec_of("resnet18")._replace(conv1=16)
-    assert zoo.trace("resnet18", spec=spec).rows[1].shape == (112, 112, 16)
+    assert builder.trace("resnet18", spec=spec).rows[1].shape == (112, 112, 16)
 
 
 @pytest.mark.parametrize(
@@ -587,7 +587,7 @@ def test_a_whole_spec_may_be_given():
 )  # fmt: skip
 def test_a_wrong_spec_is_refused_before_keras_is_asked(name, changes, said):
     with pytest.raises(UsageError) as caught:
-        zoo.trace(name, spec=changes)
+        builder.trace(name, spec=changes)
     assert re.search(said, str(caught.value)), str(caught.value)
 
 
@@ -596,11 +596,11 @@ def test_a_wrong_spec_is_refused_before_keras_is_asked(name, changes, said):
 
 def test_an_unknown_name_gets_the_closest_one():
     with pytest.raises(UsageError, match='unknown network "vgg_16"; did you mean "vgg16'):
-        zoo.build("vgg_16")
+        builder.build("vgg_16")
     with pytest.raises(UsageError, match='unknown network "gogglenet"; did you mean "googlenet"'):
-        zoo.build("gogglenet")
+        builder.build("gogglenet")
     with pytest.raises(UsageError, match='unknown network "transformer"; keras-cnns list'):
-        zoo.build("transformer")
+        builder.build("transformer")
 
 
 @pytest.mark.parametrize("alias", zoo.ALIASES)
@@ -645,39 +645,39 @@ def test_the_table_cannot_be_changed():
 )
 def test_a_wrong_argument_is_refused(arguments, said):
     with pytest.raises(UsageError, match=said):
-        zoo.build("lenet5", **arguments)
+        builder.build("lenet5", **arguments)
 
 
 def test_auxiliary_heads_stand_below_the_top():
     with pytest.raises(UsageError, match="include_top"):
-        zoo.build("inception_v1", auxiliary=True, include_top=False)
+        builder.build("inception_v1", auxiliary=True, include_top=False)
 
 
 def test_the_smallest_size_of_a_wrong_question_is_not_answered():
     with pytest.raises(UsageError, match="c9"):
-        zoo.min_size("lenet5", spec={"c9": 1})
+        builder.min_size("lenet5", spec={"c9": 1})
 
 
 def test_the_smallest_size_may_be_beyond_the_papers():
     spec = {"conv1": {"kernel_size": 9, "strides": 8}}
-    size = zoo.min_size("alexnet", spec=spec, input_shape=(227, 227, 3))
+    size = builder.min_size("alexnet", spec=spec, input_shape=(227, 227, 3))
     assert size > zoo.get("alexnet").min_size
     wide = {"conv1": {"kernel_size": 11, "strides": 40}}
-    size = zoo.min_size("alexnet", spec=wide)
-    assert zoo.trace("alexnet", input_shape=(size, size, 3), spec=wide).shape == (None, 1000)
+    size = builder.min_size("alexnet", spec=wide)
+    assert builder.trace("alexnet", input_shape=(size, size, 3), spec=wide).shape == (None, 1000)
     with pytest.raises(UsageError, match=f"smallest that works is {size}x{size}"):
-        zoo.trace("alexnet", spec=wide)
+        builder.trace("alexnet", spec=wide)
 
 
 def test_a_wrong_question_is_answered_without_keras():
     code = (
         "import sys\n"
-        "from keras_cnns import zoo\n"
+        "from keras_cnns import builder\n"
         "from keras_cnns.errors import UsageError\n"
         "small = {'input_shape': (31, 31, 3)}\n"
         "for name, arguments in [('vgg61', {}), ('vgg16', small), ('nin', {'spec': {'x': 1}})]:\n"
         "    try:\n"
-        "        zoo.build(name, **arguments)\n"
+        "        builder.build(name, **arguments)\n"
         "    except UsageError as error:\n"
         "        print(error)\n"
         "print([name for name in ('keras', 'tensorflow', 'numpy') if name in sys.modules])\n"
@@ -704,8 +704,8 @@ def test_a_wrong_question_is_answered_without_keras():
 )
 def test_preprocessing_takes_pixels_from_0_to_255(preprocessing, channels, black, white):
     shape = (32, 32, channels)
-    model = zoo.build("lenet5", input_shape=shape, preprocessing=preprocessing)
-    plain = zoo.build("lenet5", input_shape=shape)
+    model = builder.build("lenet5", input_shape=shape, preprocessing=preprocessing)
+    plain = builder.build("lenet5", input_shape=shape)
     plain.set_weights(model.get_weights())
     assert [layer.name for layer in model.layers[:2]] == ["image", "preprocessing"]
     scaled = model.get_layer("preprocessing")
@@ -722,7 +722,7 @@ def test_preprocessing_takes_pixels_from_0_to_255(preprocessing, channels, black
 
 
 def at(name, **arguments):
-    return {row.name: row for row in zoo.trace(name, **arguments).rows}
+    return {row.name: row for row in builder.trace(name, **arguments).rows}
 
 
 SHAPES = {

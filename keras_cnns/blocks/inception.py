@@ -23,6 +23,7 @@ def inception_block(
     Szegedy et al. 2014, figure 2: (a) naive, (b) with reductions; which of them is a matter of the
     branches. Layers are named by branch and step: `3a_2b_conv` is the second step of the second.
 
+    >>> from keras_cnns.spec import Conv
     >>> from keras_cnns.trace import FeatureMap
     >>> naive = Branches((Conv(64),), (Conv(128, 3),), (Conv(32, 5),), (Pool("max"),))
     >>> inception_block(FeatureMap((None, 28, 28, 192)), naive, name="3a").shape
@@ -38,6 +39,7 @@ def chain(x: Any, steps: Sequence[Any], *, name: str, **options: Any) -> Any:
 
     A letter is added to `name` for each step; `options` are those of `inception_block`.
 
+    >>> from keras_cnns.spec import Conv
     >>> from keras_cnns.trace import FeatureMap
     >>> steps = (Conv(64, 7, 2), Pool("max", 3, 2))
     >>> chain(FeatureMap((None, 32, 32, 3)), steps, name="stem_").shape

@@ -39,7 +39,8 @@ def residual_block(
         strides: of one convolution of f, and of the shortcut.
         bottleneck: the block of the right side of figure 5.
         shortcut: what stands in for x where its shape does not fit: "projection" (option B, a 1x1
-            convolution), "zeros" (option A, zero channels, no weights), or "pooled" (a projection
+            convolution), "zeros" (option A, zero channels, no
+            weights), or "pooled" (a projection
             only where the channels differ); "none" leaves x out altogether: a plain network.
         order: of convolution, normalisation and ReLU: (a) to (e) of He et al. 2016, figure 4,
             which are the words of `ORDERS`.
@@ -101,5 +102,5 @@ def _shortcut(
     if strides > 1:
         x = layers.MaxPooling2D(pool_size=1, strides=strides, name=f"{name}_pick")(x)
     if x.shape[-1] != width:
-        x = layers.PadChannels(filters=width, name=f"{name}_zeros")(x)
+        x = layers.MatchChannels(filters=width, name=f"{name}_zeros")(x)
     return x

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from keras_cnns import data, runs, zoo
+from keras_cnns import builder, data, runs, zoo
 from keras_cnns.errors import UsageError
 from keras_cnns.export import (
     Reference,
@@ -62,7 +62,7 @@ def fresh(name: str, seed: int = 0) -> "keras.Model":
     import keras
 
     keras.utils.set_random_seed(seed)
-    model = zoo.build(name, preprocessing="symmetric")
+    model = builder.build(name, preprocessing="symmetric")
     draw = np.random.default_rng(seed)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):

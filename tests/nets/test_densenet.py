@@ -4,12 +4,12 @@ import keras
 import numpy as np
 import pytest
 
-from keras_cnns import blocks, zoo
+from keras_cnns import blocks, builder
 from keras_cnns.trace import FeatureMap
 
 
 def shapes(name, **arguments):
-    return {row.name: row.shape for row in zoo.trace(name, **arguments).rows}
+    return {row.name: row.shape for row in builder.trace(name, **arguments).rows}
 
 
 def test_the_shapes_of_densenet121_are_those_of_table_1():
@@ -55,7 +55,7 @@ def test_a_layer_is_norm_relu_conv_twice():
 
 
 def test_a_network_ends_in_norm_and_relu():
-    rows = zoo.trace("densenet40_cifar", include_top=False).rows
+    rows = builder.trace("densenet40_cifar", include_top=False).rows
     assert [row.name for row in rows[-3:]] == ["dense3_12_concat", "last_bn", "last_relu"]
 
 
@@ -69,7 +69,7 @@ def test_what_came_before_comes_through_unchanged():
 
 
 def test_dropout_follows_every_convolution_but_the_first():
-    rows = zoo.trace("densenet40_cifar", spec={"dropout": 0.2}).rows
+    rows = builder.trace("densenet40_cifar", spec={"dropout": 0.2}).rows
     after = {rows[i + 1].kind for i, row in enumerate(rows) if row.kind == "Conv2D"}
     assert rows[0].name == "conv1_conv"
     assert rows[1].kind == "BatchNormalization"

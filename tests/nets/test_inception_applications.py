@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_cnns import zoo
+from keras_cnns import builder
 
 # Name there, and layers whose order does not follow from their numbers, by their names there and
 # here: the 1x1 convolutions behind the branches, and those of the shortcuts.
@@ -62,8 +62,8 @@ def test_weights_of_keras_applications_give_its_scores(name):
     for layer in theirs.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.set_weights([random.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
-    ours = zoo.build(name, num_classes=10, classifier_activation=None, **shape)
-    carry(theirs, ours, zoo.trace(name, num_classes=10, **shape).rows, special)
+    ours = builder.build(name, num_classes=10, classifier_activation=None, **shape)
+    carry(theirs, ours, builder.trace(name, num_classes=10, **shape).rows, special)
     images = random.normal(size=(2, 75, 75, 3)).astype("float32")
     expected, received = theirs(images, training=False), ours(images, training=False)
     error = np.abs(np.asarray(expected) - np.asarray(received)).max()

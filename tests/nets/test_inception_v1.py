@@ -4,13 +4,13 @@ import keras
 import numpy as np
 import pytest
 
-from keras_cnns import zoo
+from keras_cnns import builder, zoo
 from keras_cnns.blocks import Top, auxiliary_head
 from keras_cnns.trace import FeatureMap
 
 
 def rows(name, **arguments):
-    return {row.name: row for row in zoo.trace(name, **arguments).rows}
+    return {row.name: row for row in builder.trace(name, **arguments).rows}
 
 
 # Table 1: the output of each row at 224 pixels.

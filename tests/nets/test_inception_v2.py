@@ -1,6 +1,6 @@
 """BN-Inception: the table of its figure 5."""
 
-from keras_cnns import zoo
+from keras_cnns import builder
 
 # Figure 5: the output of each row at 224 pixels.
 FIGURE_5 = {
@@ -22,7 +22,7 @@ FIGURE_5 = {
 
 
 def rows(**arguments):
-    return {row.name: row for row in zoo.trace("inception_v2", **arguments).rows}
+    return {row.name: row for row in builder.trace("inception_v2", **arguments).rows}
 
 
 def test_shapes_are_those_of_figure_5():

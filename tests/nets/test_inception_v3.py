@@ -1,6 +1,6 @@
 """Inception v3: the shapes of its table, the order of its convolutions, its auxiliary head."""
 
-from keras_cnns import zoo
+from keras_cnns import builder, zoo
 from keras_cnns.nets.inception_v3 import INCEPTION_V3
 from keras_cnns.spec import Branches, Conv
 
@@ -25,7 +25,7 @@ SHAPES = {
 
 
 def rows(**arguments):
-    return {row.name: row for row in zoo.trace("inception_v3", **arguments).rows}
+    return {row.name: row for row in builder.trace("inception_v3", **arguments).rows}
 
 
 def kernels(steps):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from keras_cnns import zoo
+from keras_cnns import builder, zoo
 
 V4 = {
     "stem_c_conv": (147, 147, 64),
@@ -39,7 +39,7 @@ LAST_17X17 = {"inception_v4": "6h_concat", "inception_resnet_v2": "b20_relu"}
 
 
 def rows(name, **arguments):
-    return {row.name: row for row in zoo.trace(name, **arguments).rows}
+    return {row.name: row for row in builder.trace(name, **arguments).rows}
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -59,7 +59,7 @@ def test_the_auxiliary_head_stands_on_the_last_17x17_map(name):
 def test_residuals_are_scaled_by_the_numbers_of_the_spec():
     spec = {"a": {"depth": 1}, "b": {"depth": 1, "scale": 0.3}, "c": {"depth": 1}}
     shape = {"input_shape": (75, 75, 3), "num_classes": 2}
-    model = zoo.build("inception_resnet_v2", spec=spec, **shape)
+    model = builder.build("inception_resnet_v2", spec=spec, **shape)
     scales = [model.get_layer(f"{row}1_scale").scale for row in "abc"]
     assert scales == [0.17, 0.3, 0.2]
     names = {layer.name for layer in model.layers}

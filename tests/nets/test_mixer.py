@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_cnns import blocks, zoo
+from keras_cnns import blocks, builder, zoo
 from keras_cnns.layers import GELU
 
 
@@ -27,7 +27,7 @@ def gelu(x, approximate=True):
     ],
 )
 def test_the_shapes_of_table_1(name, size, hidden, tokens, channels, layers):
-    found = {row.name: row.shape for row in zoo.trace(name).rows}
+    found = {row.name: row.shape for row in builder.trace(name).rows}
     assert found["patches_conv"] == (size, size, hidden)
     assert found["mixer1_tokens_1_conv"] == (1, hidden, tokens)
     assert found["mixer1_tokens_2_conv"] == (1, hidden, size * size)
@@ -37,7 +37,7 @@ def test_the_shapes_of_table_1(name, size, hidden, tokens, channels, layers):
 
 
 def test_a_position_sees_its_patch_and_after_one_block_the_whole_image():
-    fields = {row.name: row.receptive_field for row in zoo.trace("mixer_s16").rows}
+    fields = {row.name: row.receptive_field for row in builder.trace("mixer_s16").rows}
     assert fields["patches_conv"] == fields["mixer1_tokens_norm"] == (16, 16)
     assert fields["mixer1_tokens_add"] == (224, 224)
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_cnns import blocks, zoo
+from keras_cnns import blocks, builder, zoo
 
 # Of the form that is deployed: parameters and MACs. They agree with the paper's tables 4 and 5,
 # which have neither b2g2 nor b3g2, and print another count for b0.
@@ -28,7 +28,7 @@ NARROW = {"stages": [{"filters": n, "depth": 1} for n in (8, 8, 8, 8, 16)]}
 
 @pytest.mark.parametrize("name", DEPLOYED)
 def test_the_deployed_form(name):
-    rows = zoo.trace(name, spec={"deploy": True}).rows
+    rows = builder.trace(name, spec={"deploy": True}).rows
     assert (sum(row.params for row in rows), sum(row.macs for row in rows)) == DEPLOYED[name]
     assert {row.kind for row in rows if row.name.startswith("stage")} <= {
         "Conv2D", "Activation", "ZeroPadding2D"
@@ -49,7 +49,7 @@ def test_every_form_of_every_network_is_counted():
     ],
 )
 def test_the_shapes_of_tables_2_and_3(name, widths, depths, deploy):
-    found = {row.name: row.shape for row in zoo.trace(name, spec={"deploy": deploy}).rows}
+    found = {row.name: row.shape for row in builder.trace(name, spec={"deploy": deploy}).rows}
     for i, (width, depth) in enumerate(zip(widths, depths, strict=True), 1):
         size = 224 // 2**i
         assert found[f"stage{i}_1_relu"] == found[f"stage{i}_{depth}_relu"] == (size, size, width)
@@ -58,8 +58,8 @@ def test_the_shapes_of_tables_2_and_3(name, widths, depths, deploy):
 
 def grouped(name):
     """The convolutions that have fewer weights than their groups' sum would, counted from 0."""
-    plain = zoo.trace(name, spec={"groups": 1, "deploy": True}).rows
-    rows = zoo.trace(name, spec={"deploy": True}).rows
+    plain = builder.trace(name, spec={"groups": 1, "deploy": True}).rows
+    rows = builder.trace(name, spec={"deploy": True}).rows
     pairs = [(a, b) for a, b in zip(plain, rows, strict=True) if a.kind == "Conv2D"]
     return [i for i, (a, b) in enumerate(pairs) if b.params < a.params]
 
@@ -70,7 +70,7 @@ def test_every_second_layer_is_grouped_from_the_third_on(name):
 
 
 def test_the_identity_stands_where_shapes_agree():
-    rows = zoo.trace("repvgg_a0").rows
+    rows = builder.trace("repvgg_a0").rows
     found = [row.name for row in rows if row.name.endswith("_identity_bn")]
     depths = {2: 2, 3: 4, 4: 14}
     assert found == [
@@ -79,7 +79,7 @@ def test_the_identity_stands_where_shapes_agree():
 
 
 def test_the_stem_for_small_images():
-    rows = zoo.trace("repvgg_a0", input_shape=(32, 32, 3), spec={"stem": "small"}).rows
+    rows = builder.trace("repvgg_a0", input_shape=(32, 32, 3), spec={"stem": "small"}).rows
     found = {row.name: row.shape for row in rows}
     assert found["stage1_1_relu"] == found["stage2_2_relu"] == (32, 32, 48)
     assert found["stage5_1_relu"] == (4, 4, 1280)
@@ -87,7 +87,7 @@ def test_the_stem_for_small_images():
 
 def test_no_strided_1x1_convolution_reads_few_channels():
     # Its gradient writes past its memory in TensorFlow 2.21: see blocks.conv.
-    model = zoo.build("repvgg_a0", input_shape=(33, 33, 3), num_classes=2, spec=NARROW)
+    model = builder.build("repvgg_a0", input_shape=(33, 33, 3), num_classes=2, spec=NARROW)
     for layer in model.layers:
         if isinstance(layer, keras.layers.Conv2D) and layer.kernel_size == (1, 1):
             assert layer.strides == (1, 1), layer.name

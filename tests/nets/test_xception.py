@@ -1,6 +1,6 @@
 """Xception: the shapes of figure 5, and where its ReLUs and shortcuts stand."""
 
-from keras_cnns import zoo
+from keras_cnns import builder
 
 FIGURE_5 = {
     "block1_a_conv": (149, 149, 32),
@@ -16,7 +16,7 @@ FIGURE_5 = {
 
 
 def rows(**arguments):
-    return {row.name: row for row in zoo.trace("xception", **arguments).rows}
+    return {row.name: row for row in builder.trace("xception", **arguments).rows}
 
 
 def test_shapes_are_those_of_figure_5():

@@ -1,0 +1,221 @@
+"""From a network's name to its feature maps on shapes, its smallest image, its Keras model."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from keras_cnns.blocks import Top
+from keras_cnns.errors import UsageError, suggest
+from keras_cnns.quiet import start_keras
+from keras_cnns.trace import FeatureMap, TooSmall
+from keras_cnns.zoo import NETS, Net, get, spec_of
+
+if TYPE_CHECKING:
+    import keras
+
+LARGEST = 1 << 14
+ACTIVATIONS = ("softmax", "sigmoid", "linear")
+POOLINGS = ("avg", "max")
+
+
+class Plan(NamedTuple):
+    """A network with everything decided that `build` lets one leave open."""
+
+    net: Net
+    image_shape: tuple[int, int, int]
+    spec: Any
+    top: Top
+
+    def run(self, height: int, width: int) -> FeatureMap:
+        """Run the builder on an image of another size; its main output, with all rows."""
+        image = FeatureMap((None, height, width, self.image_shape[2]))
+        out = self.net.builder(image, self.spec, self.top)
+        return out["predictions"] if isinstance(out, dict) else out
+
+    def smallest(self) -> int:
+        """Return the height and width of the smallest square image, by bisection."""
+
+        def works(size: int) -> bool:
+            try:
+                self.run(size, size)
+            except TooSmall:
+                return False
+            return True
+
+        high = self.net.input_shape[0]
+        while not works(high):
+            high *= 2
+            if high > LARGEST:
+                raise UsageError(f"{self.net.name}: no image of up to {LARGEST} pixels is enough")
+        low = 0
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if works(middle) else (middle, high)
+        return high
+
+
+def plan(
+    name: str,
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    num_classes: int | None = None,
+    spec: Any = None,
+    auxiliary: bool = False,
+    include_top: bool = True,
+    pooling: str | None = None,
+    classifier_activation: str | None = "softmax",
+) -> Plan:
+    """Check what `build` is asked for, but for the size of the image; arguments as of `build`.
+
+    Raises:
+        UsageError: for an unknown name, key or option.
+    """
+    net = get(name)
+    shape = tuple(input_shape or net.input_shape)
+    if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise UsageError(
+            f"{net.name}: received input_shape {shape}, but it is (height, width, channels)"
+        )
+    classes = net.num_classes if num_classes is None else num_classes
+    if not isinstance(classes, int) or classes < 1:
+        raise UsageError(f"{net.name}: received {classes!r} classes, but at least 1 is needed")
+    if auxiliary and not net.auxiliary_params:
+        able = ", ".join(n.name for n in NETS.values() if n.auxiliary_params)
+        raise UsageError(f"{net.name} has no auxiliary heads; networks that have: {able}")
+    if auxiliary and not include_top:
+        raise UsageError(f"{net.name}: auxiliary heads need include_top=True")
+    for received, allowed, what in (
+        (classifier_activation, ACTIVATIONS, "classifier_activation"),
+        (pooling, POOLINGS, "pooling"),
+    ):
+        if received is not None and received not in allowed:
+            raise UsageError(
+                f'{net.name}: unknown {what} "{received}"; allowed are '
+                f"{', '.join(allowed)}, None{suggest(received, allowed)}"
+            )
+    top = Top(classes, include_top, pooling, classifier_activation, auxiliary)
+    return Plan(net, (shape[0], shape[1], shape[2]), spec_of(name, spec), top)
+
+
+def trace(name: str, **arguments: Any) -> FeatureMap:
+    """Run a network's builder on a shape: its rows are priced, its image checked, no Keras.
+
+    Arguments as of `build`.
+
+    Raises:
+        UsageError: for whatever `build` refuses; an image too small gets the smallest that works.
+
+    >>> trace("lenet5").shape
+    (None, 10)
+    """
+    wanted = plan(name, **arguments)
+    height, width, _ = wanted.image_shape
+    try:
+        return wanted.run(height, width)
+    except TooSmall:
+        size = wanted.smallest()
+        raise UsageError(
+            f"{wanted.net.name}: an image of {height}x{width} is too small; "
+            f"the smallest that works is {size}x{size}"
+        ) from None
+
+
+def min_size(name: str, **arguments: Any) -> int:
+    """Return the smallest height and width that a network takes; arguments as of `build`.
+
+    >>> min_size("lenet5")
+    32
+    """
+    return plan(name, **arguments).smallest()
+
+
+def build(
+    name: str,
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    num_classes: int | None = None,
+    spec: Any = None,
+    weights: str | None = None,
+    auxiliary: bool = False,
+    include_top: bool = True,
+    pooling: str | None = None,
+    classifier_activation: str | None = "softmax",
+    preprocessing: str | None = None,
+) -> "keras.Model":
+    """Build a network as a functional Keras model.
+
+    None stands for the paper's own. The input layer is "image", (height, width, channels); the
+    class scores are the layer "logits", the probabilities "predictions".
+
+    Args:
+        name: as `list_models` has them.
+        input_shape: height, width and channels of the images.
+        num_classes: how many classes.
+        spec: changes to the paper's numbers, as nested dicts; or a whole spec of the same kind.
+        weights: a .weights.h5 or .keras file of the same network; None starts it at random.
+        auxiliary: with the paper's auxiliary heads: the outputs are then a dict, "predictions" and
+            one for each head.
+        include_top: without it, the model ends in the last feature map.
+        pooling: what becomes of that map: None, "avg" or "max" over its pixels.
+        classifier_activation: of the output; None gives the class scores.
+        preprocessing: what the model does to pixels from 0 to 255 first: None (they come scaled),
+            "symmetric" (-1 to 1), "unit" (0 to 1), "imagenet" (torch's mean and deviation).
+
+    Raises:
+        UsageError: for an unknown name, key or option, or an image too small.
+
+    >>> build("lenet5").count_params()
+    61706
+    >>> build("inception_v1", input_shape=(32, 32, 1), spec={"stem": {"kind": "small"}}).name
+    'inception_v1'
+    """
+    arguments: dict[str, Any] = {
+        "input_shape": input_shape,
+        "num_classes": num_classes,
+        "spec": spec,
+        "auxiliary": auxiliary,
+        "include_top": include_top,
+        "pooling": pooling,
+        "classifier_activation": classifier_activation,
+    }
+    trace(name, **arguments)
+    wanted = plan(name, **arguments)
+    scaling = _scaling(preprocessing, wanted.image_shape[2])
+    start_keras()
+    import keras
+
+    image = keras.Input(wanted.image_shape, name="image")
+    x = keras.layers.Rescaling(*scaling, name="preprocessing")(image) if scaling else image
+    outputs = wanted.net.builder(x, wanted.spec, wanted.top)
+    model = keras.Model(image, outputs, name=wanted.net.name)
+    if weights is not None:
+        model.load_weights(weights)
+    return model
+
+
+# Scale and offset of pixels from 0 to 255; ImageNet's means and deviations are torchvision's.
+PREPROCESSING: Mapping[str, tuple[Any, Any]] = MappingProxyType(
+    {
+        "symmetric": (1 / 127.5, -1.0),
+        "unit": (1 / 255, 0.0),
+        "imagenet": (
+            [1 / (255 * d) for d in (0.229, 0.224, 0.225)],
+            [-m / d for m, d in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)],
+        ),
+    }
+)
+
+
+def _scaling(preprocessing: str | None, channels: int) -> tuple[Any, Any] | None:
+    if preprocessing is None:
+        return None
+    if preprocessing not in PREPROCESSING:
+        raise UsageError(
+            f'unknown preprocessing "{preprocessing}"; allowed are {", ".join(PREPROCESSING)}'
+        )
+    scaling = PREPROCESSING[preprocessing]
+    if isinstance(scaling[0], list) and channels != len(scaling[0]):
+        raise UsageError(
+            f'preprocessing "{preprocessing}" is for 3 channels, not {channels}; use "symmetric"'
+        )
+    return scaling
