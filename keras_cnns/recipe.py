@@ -75,7 +75,7 @@ class Data(_Section):
     validation: Share = 0.1  # of the training images, where the set has no such split
     test: Share = 0.1  # of a folder's images, where it has no such split
     # None: shift for grey images, which may be writing, crop for small photos, photo for others.
-    augment: Annotated[str, _one_of("none", "crop", "shift", "photo")] | None = None
+    augment: Annotated[str, _one_of("none", "shift", "crop", "photo")] | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -151,3 +151,9 @@ def test_lrn_sums_its_squares_in_full_precision():
     rounded = np.asarray(keras.ops.cast(keras.ops.cast(exact, "bfloat16"), "float32"))
     for call in (layer, layer.portable):
         np.testing.assert_array_equal(keras.ops.cast(call(x), "float32"), rounded)
+
+
+def test_lrn_trains_on_what_it_predicts():
+    layer = LocalResponseNormalization(size=5, alpha=0.1, beta=0.75, k=1.0)
+    x = images(7)
+    np.testing.assert_allclose(layer(x, training=True), layer(x), rtol=1e-5, atol=1e-6)
