@@ -180,12 +180,14 @@ def build(
     }
     trace(name, **arguments)
     wanted = plan(name, **arguments)
-    scaling = _scaling(preprocessing, wanted.image_shape[2])
+    scale_and_offset = scaling(preprocessing, wanted.image_shape[2])
     start_keras()
     import keras
 
     image = keras.Input(wanted.image_shape, name="image")
-    x = keras.layers.Rescaling(*scaling, name="preprocessing")(image) if scaling else image
+    x = image
+    if scale_and_offset:
+        x = keras.layers.Rescaling(*scale_and_offset, name="preprocessing")(image)
     outputs = wanted.net.builder(x, wanted.spec, wanted.top)
     model = keras.Model(image, outputs, name=wanted.net.name)
     if weights is not None:
@@ -206,16 +208,24 @@ PREPROCESSING: Mapping[str, tuple[Any, Any]] = MappingProxyType(
 )
 
 
-def _scaling(preprocessing: str | None, channels: int) -> tuple[Any, Any] | None:
+def scaling(preprocessing: str | None, channels: int) -> tuple[Any, Any] | None:
+    """Return the scale and offset of a way of preprocessing pixels, None for none.
+
+    Raises:
+        UsageError: for an unknown way, or one for another number of channels.
+
+    >>> scaling("unit", 3)[1]
+    0.0
+    """
     if preprocessing is None:
         return None
     if preprocessing not in PREPROCESSING:
         raise UsageError(
             f'unknown preprocessing "{preprocessing}"; allowed are {", ".join(PREPROCESSING)}'
         )
-    scaling = PREPROCESSING[preprocessing]
-    if isinstance(scaling[0], list) and channels != len(scaling[0]):
+    scale, offset = PREPROCESSING[preprocessing]
+    if isinstance(scale, list) and channels != len(scale):
         raise UsageError(
             f'preprocessing "{preprocessing}" is for 3 channels, not {channels}; use "symmetric"'
         )
-    return scaling
+    return scale, offset

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from keras_cnns.recipe import Recipe
-    from keras_cnns.runs import Run
     from keras_cnns.trace import Row
 
 
@@ -33,7 +32,8 @@ class Commands(click.Group):
         except UsageError as error:
             _end(str(error), 2)
         except KeyboardInterrupt:
-            _end("stopped; the same command goes on from here", 130)
+            lasting = context.invoked_subcommand in ("train", "tune", "demo")
+            _end("stopped" + "; the same command goes on from here" * lasting, 130)
         except RuntimeError as error:
             if type(error).__name__ == "ExportError":
                 _end(str(error), 1)
@@ -128,7 +128,8 @@ def list_(pattern: str, as_json: bool) -> None:
         return _print_json([dict(zip(fields, row, strict=True)) for row in rows])
     if not nets:
         raise UsageError(f'no network matches "{pattern}"; keras-cnns list names them all')
-    _table(("name", "year", "family", "params", "MACs", "input", "smallest", "source"), rows)
+    header = ("name", "year", "family", "params", "MACs", "input", "smallest", "source")
+    _table(header, [(name, str(year), *rest) for name, year, *rest in rows])
 
 
 @main.command()
@@ -214,25 +215,18 @@ def evaluate(run: Path, data: str | None, data_dir: str | None, as_json: bool) -
 
     opened = runs.open_run(run)
     with _working():
-        from keras_cnns import train
+        from keras_cnns import evaluate as evaluation, train
 
-        source = runs.open_data(_own_data(opened, data), data_dir=data_dir)
-        found = train.summarise(opened, "test", source)["metrics"]
+        source = runs.open_data(runs.with_data(opened.recipe, data), data_dir=data_dir)
+        if data is None:
+            found = train.summarise(opened, "test", source)["metrics"]
+        else:
+            found = evaluation.evaluate(opened, source, "test")["metrics"]
     if as_json:
         return _print_json(found)
     click.echo(
         f"accuracy {found['accuracy']:.2%}, top-5 {found['top5']:.2%}, loss {found['loss']:.4f} "
         f"on {found['images']:,} test images"
-    )
-
-
-def _own_data(run: "Run", data: str | None) -> "Recipe":
-    """Return a run's recipe, with another data set if one is named."""
-    from dataclasses import replace
-
-    kept = run.recipe
-    return (
-        kept if data is None else replace(kept, data=replace(kept.data, name=data, channels=None))
     )
 
 
@@ -253,6 +247,8 @@ def predict(
 
         files = predict.image_files(images)
         if csv_file:
+            if csv_file.is_dir():
+                raise UsageError(f"{csv_file} is a folder; --csv is a file")
             runs.prepare_folder(csv_file.resolve().parent)
         found = predict.predict(predict.open_classifier(model), files, top=top)
         if csv_file:
@@ -345,7 +341,7 @@ def _artifacts(artifacts: list[dict[str, Any]]) -> None:
 
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--data", help=f"Test images besides the reference ones: {DATA_HELP}")
+@click.option("--data", help=f"Test images instead of the reference ones: {DATA_HELP}")
 @data_dir
 @as_json
 def verify(folder: Path, data: str | None, data_dir: str | None, as_json: bool) -> None:
@@ -366,10 +362,7 @@ def _test_images(folder: Path, name: str, data_dir: str | None) -> "tuple[np.nda
     """Return the test images of a data set whose classes are those of the artifacts."""
     from keras_cnns.export import manifest, subject
 
-    described = manifest.read(folder)
-    return subject.test_images(
-        name, data_dir, tuple(described["input"]["shape"]), tuple(described["labels"])
-    )
+    return subject.test_images(name, data_dir, manifest.read(folder))
 
 
 @main.command()

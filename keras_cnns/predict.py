@@ -41,7 +41,12 @@ def open_classifier(path: str | Path) -> Classifier:
 def _artifact(folder: Path, file: str | None) -> Classifier:
     described = manifest.read(folder)
     record = manifest.choose(described, file)
-    runner = runners.load(record["format"], folder / record["file"])
+    place = folder / record["file"]
+    try:
+        runner = runners.load(record["format"], place)
+    except Exception as error:  # each runtime has its own
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(f"{place} cannot be run ({reason}); keras-cnns verify says more") from None
     height, width, channels = described["input"]["shape"]
     return Classifier(
         lambda pixels: runner.run(pixels)["probabilities"],
@@ -76,6 +81,7 @@ def predict(classifier: Classifier, files: Sequence[Path], *, top: int = 5) -> l
     Raises:
         UsageError: for a file that is no image, by its name.
     """
+    data.check_images([str(file) for file in files])
     rows = []
     for start in range(0, len(files), BATCH):
         chunk = files[start : start + BATCH]

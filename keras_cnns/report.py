@@ -73,7 +73,7 @@ def write(
             true and by predicted class) and `mistakes` (image: uint8 [height, width, channels],
             label, predicted, score, file).
         trials: what `keras-cnns tune --json` prints, with `paper` (the id of the paper's own
-            split), `max_macs`, `rejected` and `objective` where there are such.
+            split), `max_macs`, `narrowed`, `start` and `objective` where there are such.
         artifacts: what `keras-cnns verify --json` lists.
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -127,7 +127,7 @@ def _training(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     def column(key: str) -> np.ndarray:
         return np.array([_finite(row.get(key)) for row in history], float)
 
-    epochs, validation = column("epoch") + 1, column("val_accuracy")
+    epochs, validation = column("epoch"), column("val_accuracy")
     figures = [
         _curves("Loss", 370, epochs, {MUTED: column("loss"), BLUE: column("val_loss")}),
         _curves("Accuracy", 370, epochs, {MUTED: column("accuracy"), BLUE: validation}),
@@ -203,19 +203,23 @@ def _search(trials: Mapping[str, Any]) -> dict[str, Any]:
         rows.append({**trial, "score": _finite(trial["score"]), "tags": tags, "changes": changes})
     rows.sort(key=lambda row: -math.inf if row["score"] is None else row["score"], reverse=True)
     objective = trials.get("objective") or "score"
+    start = trials.get("start") or "the paper's split"
     return {
         **{tag: row for row in rows for tag in row["tags"]},
         "objective": objective,
         "pattern": ".2%" if "accuracy" in objective else ".4g",
-        "figure": _scatter(rows, objective, trials.get("max_macs")),
+        "figure": _scatter(rows, objective, trials.get("max_macs"), start),
         "rows": rows[:MAX_TRIALS],
         "count": len(rows),
-        "rejected": trials.get("rejected"),
+        "narrowed": trials.get("narrowed"),
+        "start": start,
         "statuses": Counter(row["status"] for row in rows),
     }
 
 
-def _scatter(rows: Sequence[Mapping[str, Any]], objective: str, budget: float | None) -> Markup:
+def _scatter(
+    rows: Sequence[Mapping[str, Any]], objective: str, budget: float | None, start: str
+) -> Markup:
     rows = [row for row in rows if row["score"] is not None]
     shares = "accuracy" in objective
 
@@ -228,7 +232,7 @@ def _scatter(rows: Sequence[Mapping[str, Any]], objective: str, budget: float | 
             colour = AMBER if paper else BLUE if row["tags"] else MUTED
             axes.plot(*point, "D" if paper else "o", color=colour, markersize=8, gid=f"tip{i}")
             if paper:
-                say("the paper's split", point, (0, -19))
+                say(start.partition(",")[0], point, (0, -19))
             if "best" in row["tags"]:
                 say("best", point, (0, 9))
         if budget is not None:

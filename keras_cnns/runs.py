@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -49,9 +50,12 @@ def open_run(path: str | Path) -> Run:
     """
     path = Path(path)
     if not (path / "recipe.toml").is_file() or not (path / "labels.txt").is_file():
-        what = "is no run folder" if path.is_dir() else "does not exist"
+        what = "is no run folder" if path.exists() else "does not exist"
         raise UsageError(f"{path} {what}; give a folder that keras-cnns train wrote")
-    labels = (path / "labels.txt").read_text(encoding="utf-8").splitlines()
+    try:
+        labels = (path / "labels.txt").read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UsageError(f"{path / 'labels.txt'} is not UTF-8 text; train the run anew") from None
     return Run(path, recipes.load(path / "recipe.toml"), tuple(labels))
 
 
@@ -66,6 +70,13 @@ def open_data(recipe: Recipe, *, data_dir: str | None = None) -> data.Source:
         test=wanted.test,
         seed=recipe.seed,
     )
+
+
+def with_data(recipe: Recipe, name: str | None) -> Recipe:
+    """Return a recipe with another data set, cut into splits in the same way."""
+    if name is None:
+        return recipe
+    return replace(recipe, data=replace(recipe.data, name=name))
 
 
 def load_model(path: str | Path) -> "keras.Model":
@@ -118,9 +129,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def first_difference(there: Any, here: Any, key: str = "") -> str | None:
-    """Return the first key whose values differ, with both, or None."""
+    """Return the first key whose values differ, with both, or None.
+
+    Where TFDS keeps its sets is a matter of the machine, not of the run.
+    """
     if isinstance(there, dict) and isinstance(here, dict):
         for name in {**there, **here}:
+            if key.endswith("data") and name == "dir":
+                continue
             found = first_difference(there.get(name), here.get(name), f"{key}.{name}".lstrip("."))
             if found:
                 return found

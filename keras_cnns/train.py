@@ -2,6 +2,8 @@
 
 import csv
 import json
+import math
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -25,15 +27,15 @@ AUXILIARY_LOSS_WEIGHT = 0.3  # Szegedy et al. 2014, section 5
 def resolve(recipe: Recipe, source: data.Source) -> Recipe:
     """Return the recipe with every choice made that it left to the network or the data.
 
-    The size is the images' own where all have one, square, that the network takes; else the
-    network's.
+    The size is the network's own, or that of the images where all have the same, which is
+    smaller, square, and enough for the network.
 
     Raises:
         UsageError: where network and data do not fit.
     """
     net = zoo.get(recipe.model.name)
-    if recipe.data.channels not in (None, source.channels):
-        raise UsageError(f"{source.name}: its images have {source.channels} channels")
+    for split in ("train", "validation"):
+        source.require(split)
     spec = zoo.spec_of(net.name, recipe.model.spec)
     if recipe.model.width != 1:
         spec = specs.scale_filters(spec, recipe.model.width)
@@ -45,16 +47,16 @@ def resolve(recipe: Recipe, source: data.Source) -> Recipe:
     size = recipe.data.size
     if size is None:
         own, size = source.size, net.input_shape[0]
-        if own and own >= builder.min_size(net.name, **arguments):
+        if own and builder.min_size(net.name, **arguments) <= own < size:
             size = own
+    builder.scaling(recipe.model.preprocessing, source.channels)
     builder.trace(net.name, input_shape=(size, size, source.channels), **arguments)
     model = replace(recipe.model, name=net.name, spec=specs.to_dict(spec), width=1.0)
     augment = recipe.data.augment
     if augment is None:
         augment = "shift" if source.channels == 1 else "crop" if size <= 64 else "photo"
-    wanted = replace(
-        recipe.data, name=source.name, size=size, channels=source.channels, augment=augment
-    )
+    name = str(Path(source.name).resolve()) if any(source.files.values()) else source.name
+    wanted = replace(recipe.data, name=name, size=size, channels=source.channels, augment=augment)
     return replace(recipe, model=model, data=wanted)
 
 
@@ -95,10 +97,11 @@ def compiled(model: "keras.Model", recipe: Recipe, steps_per_epoch: int) -> "ker
     }
     trainer = keras.Model(model.input, scores, name=model.name)
     wanted = recipe.train
-    warmup = round(wanted.warmup_epochs * steps_per_epoch)
+    total = wanted.epochs * steps_per_epoch
+    warmup = min(round(wanted.warmup_epochs * steps_per_epoch), total // 2)
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0 if warmup else wanted.learning_rate,
-        max(1, wanted.epochs * steps_per_epoch - warmup),
+        total - warmup,
         warmup_target=wanted.learning_rate if warmup else None,
         warmup_steps=warmup,
     )
@@ -107,8 +110,7 @@ def compiled(model: "keras.Model", recipe: Recipe, steps_per_epoch: int) -> "ker
             schedule, momentum=wanted.momentum, nesterov=True, weight_decay=wanted.weight_decay
         )
     else:
-        kinds = {"adamw": keras.optimizers.AdamW, "adam": keras.optimizers.Adam}
-        optimizer = kinds[wanted.optimizer](schedule, weight_decay=wanted.weight_decay)
+        optimizer = keras.optimizers.AdamW(schedule, weight_decay=wanted.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     trainer.compile(
         optimizer,
@@ -163,12 +165,15 @@ def train(recipe: Recipe, out: str | Path, *, deterministic: bool = False) -> Ru
     Raises:
         UsageError: before any work, for data, folder or recipe that do not fit.
     """
-    zoo.spec_of(recipe.model.name, recipe.model.spec)
+    out = Path(out)
+    check_request(recipe, out, "recipe.toml", "run")
     source = runs.open_data(recipe)
     recipe = resolve(recipe, source)
-    run = _open_or_create(Path(out), recipe, source)
+    run = _open_or_create(out, recipe, source)
     if (run.path / "model.keras").is_file():
         print(f"{run.path} is trained already; choose another --out to train anew", file=sys.stderr)
+        if "validation" not in read_metrics(run):
+            summarise(run, "validation", source)
         return run
     start_keras()
     import keras
@@ -200,14 +205,35 @@ def train(recipe: Recipe, out: str | Path, *, deterministic: bool = False) -> Ru
     with runs.replacing(run.path / "model.keras") as temporary:
         model = keras.Model(model.input, model.get_layer("predictions").output, name=model.name)
         model.save(temporary)
+    (run.path / "checkpoint.weights.h5").unlink(missing_ok=True)
     summarise(run, "validation", source)
     return run
 
 
-def _open_or_create(out: Path, recipe: Recipe, source: data.Source) -> Run:
-    """Open the folder of the same recipe, or make one."""
+def check_request(recipe: Recipe, out: Path, mark: str, what: str) -> None:
+    """Refuse an unknown spec key, or a folder that holds other things, before data is read.
+
+    Args:
+        recipe: what is asked for.
+        out: where its results are to go.
+        mark: the file by which a folder shows that it holds such results.
+        what: what such results are called.
+
+    Raises:
+        UsageError: saying which of them.
+    """
+    zoo.spec_of(recipe.model.name, recipe.model.spec)
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; --out is a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / mark).is_file():
+        raise UsageError(f"{out} is not empty and holds no {what}; choose another --out")
+    above = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UsageError(f"{out} cannot be written to; choose another --out")
+
+
+def _open_or_create(out: Path, recipe: Recipe, source: data.Source) -> Run:
+    """Open the folder of the same recipe, or make one."""
     if (out / "recipe.toml").is_file():
         run = runs.open_run(out)
         difference = runs.first_difference(asdict(run.recipe), asdict(recipe))
@@ -216,8 +242,6 @@ def _open_or_create(out: Path, recipe: Recipe, source: data.Source) -> Run:
         if run.labels != source.labels:
             raise UsageError(f"{out} holds a run on other classes; choose another --out")
         return run
-    if out.is_dir() and any(out.iterdir()):
-        raise UsageError(f"{out} is not empty and no run folder; choose another --out")
     runs.prepare_folder(out)
     runs.write_text(out / "labels.txt", "\n".join(source.labels) + "\n")
     runs.write_text(out / "recipe.toml", recipes.to_toml(recipe))
@@ -239,15 +263,21 @@ def _record(path: Path, steps: int) -> Any:
             self.begun = time.monotonic()
             rate = float(self.model.optimizer.learning_rate.numpy())
             found = {k.replace("predictions_", ""): float(v) for k, v in (logs or {}).items()}
+            if not math.isfinite(found["loss"]):
+                raise UsageError(
+                    f"the loss is {found['loss']} after epoch {epoch + 1}, so the training has "
+                    "diverged; choose a lower train.learning_rate and another --out"
+                )
             self.rows.append(
                 {"epoch": epoch + 1, **found, "learning_rate": rate, "seconds": round(seconds, 2)}
             )
-            with runs.replacing(path / "checkpoint.weights.h5") as temporary:
-                self.model.save_weights(temporary)
             with runs.replacing(path / "history.csv") as temporary, temporary.open("w") as file:
                 writer = csv.DictWriter(file, list(self.rows[0]), extrasaction="ignore")
                 writer.writeheader()
                 writer.writerows(self.rows)
+            # Last, so that a stop in between leaves a row too many, which a resume leaves out.
+            with runs.replacing(path / "checkpoint.weights.h5") as temporary:
+                self.model.save_weights(temporary)
 
     return Record()
 
@@ -260,12 +290,19 @@ def read_history(path: Path) -> list[dict[str, float]]:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
+def read_metrics(run: Run) -> dict[str, Any]:
+    """Return what metrics.json has of each split."""
+    place = run.path / "metrics.json"
+    return json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
+
+
 def summarise(run: Run, split: str, source: data.Source) -> dict[str, Any]:
     """Evaluate a run on a split; keep its metrics.json and report.html; return the evaluation."""
+    runs.prepare_folder(run.path)
     found = evaluate.evaluate(run, source, split)
-    place = run.path / "metrics.json"
-    kept = json.loads(place.read_text()) if place.is_file() else {}
-    runs.write_text(place, json.dumps({**kept, split: found["metrics"]}, indent=1) + "\n")
+    kept = {**read_metrics(run), split: found["metrics"]}
+    text = json.dumps(kept, indent=1, allow_nan=False)
+    runs.write_text(run.path / "metrics.json", text + "\n")
     recipe = run.recipe
     size = cost(
         recipe.model.name,

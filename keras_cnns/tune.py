@@ -1,6 +1,7 @@
-"""Search a network's filters with KerasTuner; the paper's own numbers are the first trial."""
+"""Search a network's filters with KerasTuner; the network as it stands is the first trial."""
 
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -8,9 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import tomli_w
-
-from keras_cnns import data, recipe as recipes, report, runs, spec as specs, train
+from keras_cnns import data, recipe as recipes, report, runs, spec as specs, train, zoo
 from keras_cnns.cost import Cost, cost
 from keras_cnns.errors import UsageError
 from keras_cnns.recipe import Recipe
@@ -55,24 +54,29 @@ def tune(
         recipe: the network whose filters are searched, and how each trial is trained.
         out: folder for the search's state, trials.json, best.toml and report.html.
         trials: how many networks to train in all.
-        max_macs: multiply-adds that no trial may exceed; a proposal above is dropped unbuilt.
+        max_macs: multiply-adds that no trial may exceed; a proposal above is narrowed, unbuilt,
+            until it fits.
 
     Returns:
         {"trials": [{id, values, spec, params, macs, score, status, why}], "best", "pareto",
-        "paper", "rejected", "max_macs", "objective"}.
+        "paper" (the id of the first), "narrowed", "start", "max_macs", "objective"}.
 
     Raises:
         UsageError: as `train.train`, and where nothing fits the budget: the cheapest is named.
     """
     if trials < 1:
         raise UsageError(f"received {trials} trials, but at least 1 is needed")
-    source = runs.open_data(recipe)
-    recipe = train.resolve(recipe, source)
     out = Path(out)
+    train.check_request(recipe, out, "search.json", "search")
+    source = runs.open_data(recipe)
+    start = _start(recipe)
+    recipe = train.resolve(recipe, source)
     _check_budget(recipe, len(source.labels), max_macs)
     _open_folder(out, recipe, {"max_macs": max_macs})
-    _search(recipe, source, out, trials, max_macs)
+    _search(recipe, source, out, trials, max_macs, start)
     found = read(out)
+    if len(found["trials"]) < trials:
+        print(f"the space has only {len(found['trials'])} networks", file=sys.stderr)
     if found["best"] is None:
         reasons = {row["why"] for row in found["trials"]} or {"the space is exhausted"}
         raise UsageError(f"no trial of {out} was trained to its end: {'; '.join(sorted(reasons))}")
@@ -80,14 +84,20 @@ def tune(
     return found
 
 
-def _spec(recipe: Recipe) -> Any:
-    from keras_cnns import zoo
+def _start(recipe: Recipe) -> str:
+    """Return what to call the network that the search starts from."""
+    name, width = recipe.model.name, recipe.model.width
+    if specs.filters(zoo.spec_of(name, recipe.model.spec)) != specs.filters(zoo.spec_of(name)):
+        return "the network as given"
+    return "the paper's split" + (f", at {width:g} of its width" if width != 1 else "")
 
+
+def _spec(recipe: Recipe) -> Any:
     return zoo.spec_of(recipe.model.name, recipe.model.spec)
 
 
 def _check_budget(recipe: Recipe, classes: int, max_macs: int | None) -> None:
-    """Refuse a budget below the cheapest point of the space; say so if the paper's is above it."""
+    """Refuse a budget below the cheapest point; say so if the network as it stands is above."""
     if max_macs is None:
         return
     spec = _spec(recipe)
@@ -114,15 +124,18 @@ def _open_folder(out: Path, recipe: Recipe, settings: Mapping[str, Any]) -> None
         if difference:
             raise UsageError(f"{out} holds another search: {difference}; choose another --out")
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} holds other files and no search; choose another --out")
     runs.prepare_folder(out)
     runs.write_text(out / "recipe.toml", recipes.to_toml(recipe))
     runs.write_text(place, json.dumps(kept, indent=1) + "\n")
 
 
 def _search(
-    recipe: Recipe, source: data.Source, out: Path, trials: int, max_macs: int | None
+    recipe: Recipe,
+    source: data.Source,
+    out: Path,
+    trials: int,
+    max_macs: int | None,
+    start: str,
 ) -> None:
     """Run the trials that are still missing, and keep trials.json in step."""
     import keras
@@ -140,23 +153,29 @@ def _search(
         space.Choice(path, widths[path], default=n)
 
     class FeasibleRandom(keras_tuner.oracles.RandomSearchOracle):
-        """Random points, new ones and within the budget; the paper's own first."""
+        """Random points, new ones and within the budget; the network as it stands first."""
 
-        rejected = 0
+        narrowed = 0
+
+        def get_state(self) -> dict[str, Any]:
+            return {**super().get_state(), "narrowed": self.narrowed}
+
+        def set_state(self, state: dict[str, Any]) -> None:
+            super().set_state(state)
+            self.narrowed = state["narrowed"]
 
         def populate_space(self, trial_id: str) -> dict[str, Any]:
             seen = [trial.hyperparameters.values for trial in self.trials.values()]
-            paper = {p.name: p.default for p in space.space}
+            given = {p.name: p.default for p in space.space}
             for draw in range(PROPOSALS):
-                values = paper if draw == 0 and not seen else self._random_values()
+                values = given if draw == 0 and not seen else self._random_values()
                 if values is None:
                     break
                 if max_macs is not None and price(values) > max_macs:
-                    self.rejected += 1
+                    self.narrowed += 1
                     values = shrunk(values, widths, price, max_macs, Random(f"{trial_id} {draw}"))
                 if values not in seen:
                     return {"status": TrialStatus.RUNNING, "values": values}
-                self.rejected += 1
             return {"status": TrialStatus.STOPPED, "values": None}
 
     class SpecTuner(keras_tuner.Tuner):
@@ -180,14 +199,15 @@ def _search(
             write_trials(self.oracle)
 
     def write_trials(oracle: Any) -> None:
-        rows = [_row(trial, recipe, classes, spec) for _, trial in sorted(oracle.trials.items())]
+        in_order = sorted(oracle.trials.values(), key=lambda trial: int(trial.trial_id))
+        rows = [_row(trial, recipe, classes, spec) for trial in in_order]
         found = _summary(rows, specs.filters(spec))
-        found |= {"rejected": oracle.rejected, "max_macs": max_macs}
+        found |= {"narrowed": oracle.narrowed, "max_macs": max_macs, "start": start}
         runs.write_text(out / "trials.json", json.dumps(found, indent=1) + "\n")
         best = next((row for row in rows if row["id"] == found["best"]), None)
         if best:
-            text = tomli_w.dumps({"model": {"name": recipe.model.name, "spec": best["spec"]}})
-            runs.write_text(out / "best.toml", text)
+            found_recipe = replace(recipe, model=replace(recipe.model, spec=best["spec"]))
+            runs.write_text(out / "best.toml", recipes.to_toml(found_recipe))
 
     oracle = FeasibleRandom(
         objective=keras_tuner.Objective(OBJECTIVE, "max"),
@@ -196,7 +216,7 @@ def _search(
         allow_new_entries=False,
         tune_new_entries=False,
         seed=recipe.seed + 1,  # KerasTuner takes 0 for "no seed"
-        max_consecutive_failed_trials=trials,
+        max_consecutive_failed_trials=trials + 1,
     )
     tuner = SpecTuner(oracle, directory=out, project_name="state", overwrite=False)
     tuner.search(verbose=0)
@@ -225,6 +245,9 @@ def shrunk(
 
 def fit(recipe: Recipe, source: data.Source) -> Mapping[str, Sequence[float]]:
     """Train a resolved recipe without a folder, and return its history."""
+    import keras
+    from keras_tuner.errors import FailedTrialError
+
     model = train.build(recipe, len(source.labels))
     names = train.output_names(recipe, model)
     trained = train.batches(recipe, source, "train", names)
@@ -232,8 +255,15 @@ def fit(recipe: Recipe, source: data.Source) -> Mapping[str, Sequence[float]]:
     steps = data.steps_per_epoch(source, recipe.data.batch_size)
     trainer = train.compiled(model, recipe, steps)
     history = trainer.fit(
-        trained, validation_data=held_out, epochs=recipe.train.epochs, shuffle=False, verbose=0
+        trained,
+        validation_data=held_out,
+        epochs=recipe.train.epochs,
+        shuffle=False,
+        callbacks=[keras.callbacks.TerminateOnNaN()],
+        verbose=0,
     )
+    if not math.isfinite(history.history["loss"][-1]):
+        raise FailedTrialError("the loss is not finite; choose a lower train.learning_rate")
     return {k.replace("predictions_", ""): v for k, v in history.history.items()}
 
 
@@ -254,7 +284,7 @@ def _row(trial: Any, recipe: Recipe, classes: int, spec: Any) -> dict[str, Any]:
 
 
 def _summary(rows: list[dict[str, Any]], paper: Mapping[str, int]) -> dict[str, Any]:
-    """Name the best trial, those that no other beats in both accuracy and MACs, and the paper's."""
+    """Name the best trial, those that no other beats in accuracy and MACs, and the first."""
     done = [row for row in rows if row["status"] == "completed" and row["score"] is not None]
     front = [
         row
@@ -295,7 +325,7 @@ def write_report(out: Path, recipe: Recipe, found: dict[str, Any]) -> None:
         "network": recipe.model.name,
         "data": recipe.data.name,
         "trials": str(len(found["trials"])),
-        "proposals dropped": str(found["rejected"]),
+        "narrowed to fit": str(found["narrowed"]),
     }
     title = f"Search over the filters of {recipe.model.name}"
     report.write(out / "report.html", title, facts=facts, trials=found)

@@ -170,6 +170,63 @@ def test_auxiliary_heads_are_trained_and_left_out_of_what_is_kept(data_dir, tmp_
     assert not [layer.name for layer in model.layers if "auxiliary" in layer.name]
 
 
+def test_what_a_stop_left_out_is_made_up_for(run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "metrics.json").unlink()
+    assert "validation accuracy" in done(*DIGITS, copy, *FAST).stdout
+    assert "validation" in json.loads((copy / "metrics.json").read_text())
+    assert not (copy / "checkpoint.weights.h5").exists()
+
+
+def test_a_diverged_training_ends_with_advice(data_dir, tmp_path):
+    hot = ("--set", "train.learning_rate=1e30", "--set", "train.optimizer=sgd")
+    assert "lower train.learning_rate" in refused(*DIGITS, tmp_path / "run", *hot)
+    assert not (tmp_path / "run" / "model.keras").exists()
+    words = ("tune", "lenet5", "--data", "digits", "--out", tmp_path / "search", "--trials", 1)
+    assert "lower train.learning_rate" in refused(*words, *hot, "--set", "train.epochs=1")
+    (trial,) = json.loads((tmp_path / "search" / "trials.json").read_text())["trials"]
+    assert (trial["status"], trial["macs"]) == ("failed", 416_520)
+
+
+def test_other_data_is_measured_and_not_kept(run, photos, tmp_path):
+    before = (run / "metrics.json").read_bytes()
+    scans = tmp_path / "scans"
+    for label in range(10):
+        folder = scans / str(label)
+        folder.mkdir(parents=True)
+        for i in range(10):
+            Image.new("L", (32, 32), label * 20 + i).save(folder / f"{i}.png")
+    found = json.loads(done("evaluate", run, "--data", scans, "--json").stdout)
+    assert found["images"] == 10
+    assert (run / "metrics.json").read_bytes() == before
+
+
+def test_where_tfds_keeps_its_sets_is_not_part_of_a_run(run, digits_dir):
+    words = (*DIGITS, run, *FAST, "--data-dir", digits_dir)
+    assert "is trained already" in done(*words).stderr
+
+
+def test_a_damaged_file_does_not_predict(artifacts, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(artifacts, copy)
+    (copy / "model.onnx").write_bytes(b"no model")
+    Image.new("L", (32, 32)).save(tmp_path / "photo.png")
+    assert "model.onnx cannot be run" in refused("predict", copy, tmp_path / "photo.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    good = (artifacts / "model.onnx", tmp_path / "photo.png")
+    assert "broken.png" in refused("predict", *good, tmp_path / "broken.png")
+    assert "is a folder" in refused("predict", *good, "--csv", tmp_path)
+
+
+def test_an_artifact_folder_of_nothing_does_not_pass(artifacts, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(artifacts, copy)
+    described = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**described, "artifacts": []}))
+    assert "does not describe its files" in refused("verify", copy)
+
+
 def test_a_folder_of_photos_goes_all_the_way(photos, tmp_path):
     run, out = tmp_path / "run", tmp_path / "artifacts"
     small = (
@@ -249,6 +306,7 @@ def test_a_search_keeps_its_budget_and_resumes(data_dir, tmp_path):
     assert found["best"] in {t["id"] for t in found["trials"]}
     assert found["best"] in found["pareto"]
     best = recipes.load(tmp_path / "search" / "best.toml")
+    assert (best.train.epochs, best.data.size) == (1, 32)
     values = next(t["values"] for t in found["trials"] if t["id"] == found["best"])
     assert dict(best.model.spec) == values
     said = refused(*words[:-1], "--trials", 4, "--set", "seed=9")

@@ -15,9 +15,9 @@ from keras_cnns import report
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 FACTS = {"network": "lenet5", "parameters": "61,706", "command": "keras-cnns demo --out <here>"}
 HISTORY = [
-    {"epoch": "0", "loss": "2.3", "accuracy": "0.31", "val_loss": "", "val_accuracy": "0.5"},
-    {"epoch": "1", "loss": "0.9", "accuracy": "0.81", "val_loss": "1.1", "val_accuracy": "0.8125"},
-    {"epoch": "2", "loss": "nan", "accuracy": "0.85", "val_loss": "1.2", "val_accuracy": "0.75"},
+    {"epoch": "1", "loss": "2.3", "accuracy": "0.31", "val_loss": "", "val_accuracy": "0.5"},
+    {"epoch": "2", "loss": "0.9", "accuracy": "0.81", "val_loss": "1.1", "val_accuracy": "0.8125"},
+    {"epoch": "3", "loss": "nan", "accuracy": "0.85", "val_loss": "1.2", "val_accuracy": "0.75"},
 ]
 TRIALS = {
     "trials": [
@@ -31,7 +31,7 @@ TRIALS = {
          "score": float("nan"), "status": "failed", "why": "the loss became NaN"},
     ],
     "best": 1, "pareto": [0, 1], "paper": 0, "max_macs": 600_000,
-    "objective": "validation accuracy", "rejected": 12,
+    "objective": "validation accuracy", "narrowed": 12,
 }  # fmt: skip
 ARTIFACTS = [
     {"file": "model.tflite", "format": "tflite", "quantization": "none", "bytes": 1_234_567,
@@ -152,8 +152,8 @@ def test_text_is_escaped(page):
         "<script>alert(1)</script> 85.4% 100.0% 48",
         "k2 100.0% 85.7% 42",
         "k2 51% was <script>alert(1)</script>",
-        "4 trials: 2 completed, 1 refused, 1 failed. 12 proposals were dropped before a model was "
-        "built. The best, trial 1, reaches 98.75% at 500.0k MACs; the paper’s split 97.00% at "
+        "4 trials: 2 completed, 1 refused, 1 failed. 12 proposals were narrowed before a model was "
+        "built. The best, trial 1, reaches 98.75% at 500.0k MACs; the paper's split 97.00% at "
         "416.5k.",
         "c1.filters 6 → 8",
         "failed: the loss became NaN",
@@ -263,7 +263,7 @@ def test_long_searches_are_cut_and_say_so(tmp_path):
 
 
 def test_one_epoch_without_validation(tmp_path):
-    page = Page(tmp_path / "report.html", history=[{"epoch": 0, "loss": 2.0, "accuracy": 0.5}])
+    page = Page(tmp_path / "report.html", history=[{"epoch": 1, "loss": 2.0, "accuracy": 0.5}])
     assert "1 epoch. Lines" in page.text
     assert page.count("svg") == 2  # no learning rate, no figure of it
 

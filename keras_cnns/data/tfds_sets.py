@@ -153,8 +153,8 @@ def _parts(name: str, totals: Mapping[str, int], cut: Cut) -> dict[str, _Part]:
 
 def _builder(name: str, data_dir: Path) -> Any:
     """Return the TFDS builder of a set that is ready to be read."""
-    start_keras()
     if name == "digits":
+        start_keras()
         from keras_cnns.data import digits
 
         return digits.prepare(data_dir)
@@ -179,6 +179,7 @@ def _builder(name: str, data_dir: Path) -> Any:
             f'the TFDS set "{name}" is not in "{data_dir}": name its folder with --data-dir or '
             f'TFDS_DATA_DIR, or fetch it: python -c "import tensorflow_datasets as tfds; {load}"'
         )
+    start_keras()
     return builder
 
 

@@ -6,7 +6,7 @@ neither Keras nor the model) and labels.txt. TensorFlow is imported only when a 
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,7 @@ def export(
     labels: Sequence[str],
     reference: Reference,
     calibration: np.ndarray | None = None,
+    cut: Mapping[str, Any] | None = None,
     progress: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
     """Write a model to an artifact folder, and verify every file before the folder is put in place.
@@ -62,6 +63,7 @@ def export(
         reference: the images on which the files are compared with the model.
         calibration: images, uint8 or floats 0..255, to measure int8's ranges on; 100 to 200 of the
             training images are enough.
+        cut: how the model's data was cut into splits, for `verify --data`; kept in the manifest.
         progress: called with a line of text before each step.
 
     Returns:
@@ -86,6 +88,7 @@ def export(
             progress("running the float model on the reference images")
             logits = prepare.logits_of(prepared, reference.images)
             described = _describe(folder, name, shape, labels, reference, logits)
+            described["cut"] = dict(cut or {})
             for target in targets:
                 progress(f"writing {target.file}")
                 record = _write(target, folder, prepared, name, labels, reference, calibration)

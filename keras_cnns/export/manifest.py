@@ -232,6 +232,12 @@ def read(folder: str | Path) -> dict[str, Any]:
     missing = {"input", "labels", "reference", "artifacts"} - manifest.keys()
     if missing:
         raise UsageError(f"{path} says nothing about {min(missing)}; export the model again")
+    shape, records = manifest["input"].get("shape"), manifest["artifacts"]
+    known = {"file", "format", "quantization", "bytes", "sha256"}
+    if not isinstance(shape, list) or len(shape) != 3:
+        raise UsageError(f"{path} has no height, width and channels; export the model again")
+    if not records or any(known - record.keys() for record in records):
+        raise UsageError(f"{path} does not describe its files; export the model again")
     return manifest
 
 

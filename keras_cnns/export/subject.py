@@ -1,6 +1,6 @@
 """What is exported: a run, a network by name or a .keras file; and images to compare on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,7 +41,7 @@ def find_subject(place: str) -> Subject:
         UsageError: for anything else.
     """
     path = Path(place)
-    if path.is_dir():
+    if place not in zoo.NETS and path.is_dir():
         run = runs.open_run(path)
         return Subject(run.recipe.model.name, run.model, run.labels, run)
     if path.suffix == ".keras":
@@ -66,10 +66,8 @@ def fresh(name: str, seed: int = 0) -> "keras.Model":
     draw = np.random.default_rng(seed)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
-            for weight in layer.weights:
-                above = weight.name in ("gamma", "moving_variance")
-                low, high = (0.5, 1.5) if above else (-0.1, 0.1)
-                weight.assign(draw.uniform(low, high, weight.shape))
+            layer.gamma.assign(draw.uniform(0.5, 1.5, layer.gamma.shape))
+            layer.beta.assign(draw.uniform(-0.1, 0.1, layer.beta.shape))
     prepare.settle_statistics(model, synthetic_images(16, model.inputs[0].shape[1:], seed=seed))
     return model
 
@@ -99,13 +97,13 @@ def export_subject(
     plan(formats, quantize, calibrated=data_name is not None or subject.run is not None)
     check_folder(out)
     source = None
-    if data_name is not None:
+    if subject.run is not None:
+        source = runs.open_data(runs.with_data(subject.run.recipe, data_name), data_dir=data_dir)
+    elif data_name is not None:
         source = data.open_source(data_name, data_dir=data_dir)
-    elif subject.run is not None:
-        source = runs.open_data(subject.run.recipe, data_dir=data_dir)
     if source and subject.labels and tuple(source.labels) != subject.labels:
         raise UsageError(
-            f"{data_name} has {len(source.labels)} classes, others than the "
+            f"{source.name} has {len(source.labels)} classes, others than the "
             f"{len(subject.labels)} of {place}; give the data of its own classes"
         )
     model = subject.load()
@@ -130,32 +128,51 @@ def export_subject(
         labels=labels,
         reference=reference,
         calibration=calibration,
+        cut=_cut(subject.run),
         progress=progress,
     )
+
+
+def _cut(run: runs.Run | None) -> dict[str, Any]:
+    """Return how a run cut its data into splits."""
+    if run is None:
+        return {}
+    recipe = run.recipe
+    return {"validation": recipe.data.validation, "test": recipe.data.test, "seed": recipe.seed}
 
 
 def _images(
     source: data.Source, split: str, shape: tuple[int, int, int], count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return images of a split, spread evenly over it, and their labels."""
-    step = max(1, source.sizes[split] // count)
-    dataset = data.batches(source, split, image_shape=shape, batch_size=1).shard(step, 0)
-    pairs = list(dataset.take(count).as_numpy_iterator())
-    images = np.concatenate([np.clip(np.rint(x), 0, 255).astype(np.uint8) for x, _ in pairs])
-    return images, np.concatenate([y for _, y in pairs])
+    step = max(1, source.require(split) // count)
+    records = source.records(split).shard(step, 0).take(count)
+    images, labels = [], []
+    for record in records:
+        pixels = data.fit_image(source.read(record["image"]), shape)
+        images.append(pixels.numpy().astype(np.uint8))
+        labels.append(int(record["label"]))
+    return np.stack(images), np.array(labels)
 
 
 def test_images(
-    name: str, data_dir: str | None, shape: tuple[int, int, int], labels: tuple[str, ...]
+    name: str, data_dir: str | None, described: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return all test images of a data set of these classes.
+    """Return all test images of a data set, cut as the exported run cut its own.
+
+    Args:
+        name: of the data set.
+        data_dir: where TFDS keeps its sets.
+        described: the manifest of the artifact folder.
 
     Raises:
         UsageError: for another set of classes.
     """
-    source = data.open_source(name, data_dir=data_dir)
-    if tuple(source.labels) != labels:
+    source = data.open_source(name, data_dir=data_dir, **described.get("cut", {}))
+    if list(source.labels) != described["labels"]:
         raise UsageError(
-            f"{name} has {len(source.labels)} classes, others than the {len(labels)} of the files"
+            f"{name} has {len(source.labels)} classes, others than the "
+            f"{len(described['labels'])} of the files; give the data of their own classes"
         )
-    return _images(source, "test", shape, source.sizes["test"])
+    height, width, channels = described["input"]["shape"]
+    return _images(source, "test", (height, width, channels), source.sizes["test"])
