@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -152,9 +153,11 @@ def test_an_interrupted_training_goes_on_after_its_last_epoch(data_dir, tmp_path
 
     result = call(*words)
     assert result.exit_code == 0
-    assert f"after epoch {len(kept)} of 12" in result.stderr
+    done_before = int(re.search(r"after epoch (\d+) of 12", result.stderr)[1])
+    # A stop between history and checkpoint costs the last epoch.
+    assert done_before in (len(kept), len(kept) - 1)
     whole = read_history(out)
-    assert whole[: len(kept)] == kept
+    assert whole[:done_before] == kept[:done_before]
     assert [row["epoch"] for row in whole] == list(range(1, 13))
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
