@@ -33,12 +33,20 @@ def quiet() -> Iterator[None]:
             os.close(kept)
             aside.seek(0)
             for line in aside:
-                if failed or re.match(rb"[EF]\d{4} ", line):
+                if failed or re.match(rb"[EF]\d{4} (?!.*cuInit)", line):
                     os.write(2, line)
 
 
 def start_keras() -> None:
-    """Import Keras and its backend, without the lines that TensorFlow greets with."""
+    """Import Keras and its backend, without the lines that TensorFlow greets with.
+
+    The first of its operations looks for a GPU, and says as an error that there is none.
+    """
     if "keras" not in sys.modules:
         with quiet():
-            import keras  # noqa: F401
+            import keras
+
+            if keras.backend.backend() == "tensorflow":
+                import tensorflow as tf
+
+                tf.config.list_physical_devices()

@@ -257,6 +257,7 @@ def fit(recipe: Recipe, source: data.Source) -> Mapping[str, Sequence[float]]:
     history = trainer.fit(
         trained,
         validation_data=held_out,
+        validation_freq=recipe.train.epochs,  # its last epoch's is a trial's score
         epochs=recipe.train.epochs,
         shuffle=False,
         callbacks=[keras.callbacks.TerminateOnNaN()],
