@@ -7,9 +7,9 @@ from keras_cnns import recipe as recipes, report, runs, train, tune, zoo
 from keras_cnns.cost import cost
 from keras_cnns.export.subject import export_subject
 
-# GoogLeNet at an eighth of its filters, with the stem for small images.
-NETWORK = ("model.name=inception_v1", "model.width=0.125", "model.spec.stem.kind=small")
-TRAINING = ("data.batch_size=32", "train.epochs=16", "train.learning_rate=2e-3")
+# GoogLeNet at a quarter of its filters, with the stem for small images.
+NETWORK = ("model.name=inception_v1", "model.width=0.25", "model.spec.stem.kind=small")
+TRAINING = ("data.batch_size=32", "train.epochs=12")
 SEARCH = ("train.epochs=3",)
 TRIALS = 6
 
