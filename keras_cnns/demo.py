@@ -10,7 +10,7 @@ from keras_cnns.export.subject import export_subject
 # GoogLeNet at a quarter of its filters, with the stem for small images.
 NETWORK = ("model.name=inception_v1", "model.width=0.25", "model.spec.stem.kind=small")
 TRAINING = ("data.batch_size=32", "train.epochs=12")
-SEARCH = ("train.epochs=3",)
+SEARCH = ("train.epochs=2",)
 TRIALS = 6
 
 
