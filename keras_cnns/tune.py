@@ -141,6 +141,9 @@ def _search(
     import keras
     import keras_tuner
     from keras_tuner.engine.trial import TrialStatus
+    from keras_tuner.src import config
+
+    config.DEBUG = False  # else it prints the traceback of a failed trial; the reason is in `why`
 
     spec, classes = _spec(recipe), len(source.labels)
 
@@ -246,7 +249,6 @@ def shrunk(
 def fit(recipe: Recipe, source: data.Source) -> Mapping[str, Sequence[float]]:
     """Train a resolved recipe without a folder, and return its history."""
     import keras
-    from keras_tuner.errors import FailedTrialError
 
     model = train.build(recipe, len(source.labels))
     names = train.output_names(recipe, model)
@@ -264,7 +266,7 @@ def fit(recipe: Recipe, source: data.Source) -> Mapping[str, Sequence[float]]:
         verbose=0,
     )
     if not math.isfinite(history.history["loss"][-1]):
-        raise FailedTrialError("the loss is not finite; choose a lower train.learning_rate")
+        raise ArithmeticError("the loss is not finite; choose a lower train.learning_rate")
     return {k.replace("predictions_", ""): v for k, v in history.history.items()}
 
 
@@ -280,8 +282,14 @@ def _row(trial: Any, recipe: Recipe, classes: int, spec: Any) -> dict[str, Any]:
         "macs": price.macs,
         "score": trial.score,
         "status": trial.status.lower(),
-        "why": (trial.message or "").strip().splitlines()[-1] if trial.message else "",
+        "why": _reason(trial.message or ""),
     }
+
+
+def _reason(message: str) -> str:
+    """Return the end of a traceback without the name of the exception's class."""
+    last = (["", *message.strip().splitlines()])[-1]
+    return last.partition(": ")[2] or last
 
 
 def _summary(rows: list[dict[str, Any]], paper: Mapping[str, int]) -> dict[str, Any]:
