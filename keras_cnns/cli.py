@@ -2,11 +2,7 @@
 
 import csv
 import json
-import os
-import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,6 +10,7 @@ import click
 
 from keras_cnns import __version__
 from keras_cnns.errors import UsageError
+from keras_cnns.terminal import Amount, print_json, table, working
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,61 +42,6 @@ def _end(message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
-@contextmanager
-def _working() -> Iterator[None]:
-    """Send to standard error what libraries print, and quiet TensorFlow's start."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    with redirect_stdout(sys.stderr):
-        yield
-
-
-def _print_json(document: Any) -> None:
-    click.echo(json.dumps(document, indent=1))
-
-
-def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    """Print columns, numbers to the right."""
-    cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-    right = [bool(rows) and isinstance(value, int | float) for value in (rows or [header])[0]]
-    for line in (list(header), *cells):
-        parts = [
-            text.rjust(width) if number else text.ljust(width)
-            for text, width, number in zip(line, widths, right, strict=True)
-        ]
-        click.echo("  ".join(parts).rstrip())
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "NO"
-    if isinstance(value, tuple | list):
-        return "x".join(map(str, value))
-    return (
-        f"{value:,}"
-        if isinstance(value, int)
-        else f"{value:.4g}"
-        if isinstance(value, float)
-        else str(value)
-    )
-
-
-class Amount(click.ParamType):
-    """A whole number, also as 60M or 1.2G."""
-
-    name = "number"
-
-    def convert(self, value: Any, param: Any, context: Any) -> int:
-        """Return the number that a text such as "60M" stands for."""
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([kMG]?)", str(value))
-        if not found or not float(found[1]):
-            self.fail(f'"{value}" is not a number above 0; write it as 60000000, 60M or 1.2G')
-        return round(float(found[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[found[2]])
-
-
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 data_dir = click.option("--data-dir", help="Where TFDS keeps its data sets [TFDS_DATA_DIR].")
 settings = click.option(
@@ -125,11 +67,11 @@ def list_(pattern: str, as_json: bool) -> None:
     fields = ("name", "year", "family", "params", "macs", "input_shape", "min_size", "source")
     rows = [tuple(getattr(net, field) for field in fields) for net in nets]
     if as_json:
-        return _print_json([dict(zip(fields, row, strict=True)) for row in rows])
+        return print_json([dict(zip(fields, row, strict=True)) for row in rows])
     if not nets:
         raise UsageError(f'no network matches "{pattern}"; keras-cnns list names them all')
     header = ("name", "year", "family", "params", "MACs", "input", "smallest", "source")
-    _table(header, [(name, str(year), *rest) for name, year, *rest in rows])
+    table(header, [(name, str(year), *rest) for name, year, *rest in rows])
 
 
 @main.command()
@@ -156,13 +98,13 @@ def show(network: str, layers: bool, as_json: bool) -> None:
         shown = spec.to_dict(zoo.spec_of(network))
         found = cost.cost(network)
     if as_json:
-        return _print_json(cost.to_json(found) | ({"spec": shown} if shown else {}))
+        return print_json(cost.to_json(found) | ({"spec": shown} if shown else {}))
     click.echo(f"{found.name}: {found.params:,} parameters, {found.macs:,} MACs")
     for row, value in (shown or {}).items():
         click.echo(f"  {row} = {json.dumps(value)}")
     if layers:
         header = ("layer", "type", "output", "params", "MACs", "bytes", "sees", "stride")
-        _table(header, [_layer(row) for row in found.layers])
+        table(header, [_layer(row) for row in found.layers])
 
 
 def _layer(row: "Row") -> tuple[Any, ...]:
@@ -196,7 +138,7 @@ def train(
 ) -> None:
     """Train a network into a run folder; the same command again resumes it."""
     recipe = _recipe(network, data, data_dir, settings)
-    with _working():
+    with working():
         from keras_cnns.train import train
 
         run = train(recipe, out, deterministic=deterministic)
@@ -214,7 +156,7 @@ def evaluate(run: Path, data: str | None, data_dir: str | None, as_json: bool) -
     from keras_cnns import runs
 
     opened = runs.open_run(run)
-    with _working():
+    with working():
         from keras_cnns import evaluate as evaluation, train
 
         source = runs.open_data(runs.with_data(opened.recipe, data), data_dir=data_dir)
@@ -223,7 +165,7 @@ def evaluate(run: Path, data: str | None, data_dir: str | None, as_json: bool) -
         else:
             found = evaluation.evaluate(opened, source, "test")["metrics"]
     if as_json:
-        return _print_json(found)
+        return print_json(found)
     click.echo(
         f"accuracy {found['accuracy']:.2%}, top-5 {found['top5']:.2%}, loss {found['loss']:.4f} "
         f"on {found['images']:,} test images"
@@ -242,7 +184,7 @@ def predict(
     model: Path, images: tuple[Path, ...], top: int, csv_file: Path | None, as_json: bool
 ) -> None:
     """Classify images, or folders of them, by a run or an exported file."""
-    with _working():
+    with working():
         from keras_cnns import predict, runs
 
         files = predict.image_files(images)
@@ -259,9 +201,9 @@ def predict(
                     for rank, guess in enumerate(row["top"], 1):
                         writer.writerow([row["file"], rank, guess["label"], guess["score"]])
     if as_json:
-        return _print_json(found)
+        return print_json(found)
     rows = [(r["file"], g["label"], g["score"]) for r in found for g in r["top"]]
-    _table(("file", "label", "score"), rows)
+    table(("file", "label", "score"), rows)
 
 
 @main.command()
@@ -285,17 +227,17 @@ def tune(
 ) -> None:
     """Search a network's filters; the network as it stands is the first trial."""
     recipe = _recipe(network, data, data_dir, settings)
-    with _working():
+    with working():
         from keras_cnns.tune import tune
 
         found = tune(recipe, out, trials=trials, max_macs=max_macs)
     if as_json:
-        return _print_json(found)
+        return print_json(found)
     rows = [
         (t["id"], t["score"], t["macs"], t["params"], t["status"], t["why"])
         for t in found["trials"]
     ]
-    _table(("trial", "accuracy", "MACs", "params", "status", "why"), rows)
+    table(("trial", "accuracy", "MACs", "params", "status", "why"), rows)
     click.echo(f"best: {found['best']}; {out}/best.toml is a recipe, {out}/report.html the picture")
 
 
@@ -317,7 +259,7 @@ def export(
     as_json: bool,
 ) -> None:
     """Write model files, each run in its own runtime and compared before it counts."""
-    with _working():
+    with working():
         from keras_cnns.export import subject
 
         made = subject.export_subject(
@@ -325,7 +267,7 @@ def export(
             data_dir=data_dir, progress=lambda line: click.echo(line, err=True),
         )  # fmt: skip
     if as_json:
-        return _print_json(made)
+        return print_json(made)
     _artifacts(made["artifacts"])
 
 
@@ -336,7 +278,7 @@ def _words(text: str) -> list[str]:
 def _artifacts(artifacts: list[dict[str, Any]]) -> None:
     header = ("file", "MB", "max error", "agreement", "accuracy", "ms", "passed", "why")
     keys = ("max_error", "agreement", "accuracy", "latency_ms", "passed", "why")
-    _table(header, [(a["file"], a["bytes"] / 1e6, *(a[k] for k in keys)) for a in artifacts])
+    table(header, [(a["file"], a["bytes"] / 1e6, *(a[k] for k in keys)) for a in artifacts])
 
 
 @main.command()
@@ -346,13 +288,13 @@ def _artifacts(artifacts: list[dict[str, Any]]) -> None:
 @as_json
 def verify(folder: Path, data: str | None, data_dir: str | None, as_json: bool) -> None:
     """Run every file of a folder against the model it came from; exit 1 on disagreement."""
-    with _working():
+    with working():
         from keras_cnns.export.verify import verify
 
         images, labels = _test_images(folder, data, data_dir) if data else (None, None)
         found = verify(folder, images, labels)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         _artifacts(found["artifacts"])
     sys.exit(0 if found["passed"] else 1)
@@ -369,7 +311,7 @@ def _test_images(folder: Path, name: str, data_dir: str | None) -> "tuple[np.nda
 @click.option("--out", default="demo", show_default=True, type=click.Path(path_type=Path))
 def demo(out: Path) -> None:
     """Train, search, export and verify on the digits of scikit-learn, in minutes."""
-    with _working():
+    with working():
         from keras_cnns.demo import demo
 
         passed = demo(out, echo=lambda line: click.echo(line, err=True))

@@ -65,7 +65,7 @@ def demo(out: Path, *, echo: Callable[[str], object] = print) -> bool:
         out / "report.html",
         "keras_cnns: GoogLeNet on handwritten digits",
         facts=facts,
-        history=train.read_history(run.path),
+        history=runs.read_history(run.path),
         evaluation=found,
         trials=searched,
         artifacts=made["artifacts"],

@@ -1,5 +1,7 @@
 """A run folder: recipe.toml, labels.txt, model.keras, and what training left there besides."""
 
+import csv
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,6 +97,40 @@ def load_model(path: str | Path) -> "keras.Model":
     except (ValueError, OSError, TypeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"{path} cannot be read as a Keras model: {reason}") from None
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """Return the rows of a run's history.csv."""
+    if not (path / "history.csv").is_file():
+        return []
+    with (path / "history.csv").open() as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def read_metrics(run: Run) -> dict[str, Any]:
+    """Return what metrics.json has of each split."""
+    place = run.path / "metrics.json"
+    return json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
+
+
+def check_folder(path: Path, mark: str, what: str) -> None:
+    """Refuse a folder for results that holds other things or cannot be written, writing nothing.
+
+    Args:
+        path: the folder, which need not exist.
+        mark: the file by which a folder shows that it holds such results.
+        what: what such results are called.
+
+    Raises:
+        UsageError: saying what stands in the way.
+    """
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file; --out is a folder")
+    if path.is_dir() and any(path.iterdir()) and not (path / mark).is_file():
+        raise UsageError(f"{path} is not empty and holds no {what}; choose another --out")
+    above = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UsageError(f"{path} cannot be written to; choose another --out")
 
 
 def prepare_folder(path: Path) -> None:

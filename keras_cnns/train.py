@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -166,13 +165,14 @@ def train(recipe: Recipe, out: str | Path, *, deterministic: bool = False) -> Ru
         UsageError: before any work, for data, folder or recipe that do not fit.
     """
     out = Path(out)
-    check_request(recipe, out, "recipe.toml", "run")
+    zoo.spec_of(recipe.model.name, recipe.model.spec)
+    runs.check_folder(out, "recipe.toml", "run")
     source = runs.open_data(recipe)
     recipe = resolve(recipe, source)
     run = _open_or_create(out, recipe, source)
     if (run.path / "model.keras").is_file():
         print(f"{run.path} is trained already; choose another --out to train anew", file=sys.stderr)
-        if "validation" not in read_metrics(run):
+        if "validation" not in runs.read_metrics(run):
             summarise(run, "validation", source)
         return run
     start_keras()
@@ -210,28 +210,6 @@ def train(recipe: Recipe, out: str | Path, *, deterministic: bool = False) -> Ru
     return run
 
 
-def check_request(recipe: Recipe, out: Path, mark: str, what: str) -> None:
-    """Refuse an unknown spec key, or a folder that holds other things, before data is read.
-
-    Args:
-        recipe: what is asked for.
-        out: where its results are to go.
-        mark: the file by which a folder shows that it holds such results.
-        what: what such results are called.
-
-    Raises:
-        UsageError: saying which of them.
-    """
-    zoo.spec_of(recipe.model.name, recipe.model.spec)
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file; --out is a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / mark).is_file():
-        raise UsageError(f"{out} is not empty and holds no {what}; choose another --out")
-    above = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise UsageError(f"{out} cannot be written to; choose another --out")
-
-
 def _open_or_create(out: Path, recipe: Recipe, source: data.Source) -> Run:
     """Open the folder of the same recipe, or make one."""
     if (out / "recipe.toml").is_file():
@@ -255,7 +233,7 @@ def _record(path: Path, steps: int) -> Any:
     class Record(keras.callbacks.Callback):
         def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
             done = int(self.model.optimizer.iterations.numpy()) // steps
-            self.rows = read_history(path)[:done]
+            self.rows = runs.read_history(path)[:done]
             self.begun = time.monotonic()
 
         def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
@@ -282,25 +260,11 @@ def _record(path: Path, steps: int) -> Any:
     return Record()
 
 
-def read_history(path: Path) -> list[dict[str, float]]:
-    """Return the rows of a run's history.csv."""
-    if not (path / "history.csv").is_file():
-        return []
-    with (path / "history.csv").open() as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-
-
-def read_metrics(run: Run) -> dict[str, Any]:
-    """Return what metrics.json has of each split."""
-    place = run.path / "metrics.json"
-    return json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
-
-
 def summarise(run: Run, split: str, source: data.Source) -> dict[str, Any]:
     """Evaluate a run on a split; keep its metrics.json and report.html; return the evaluation."""
     runs.prepare_folder(run.path)
     found = evaluate.evaluate(run, source, split)
-    kept = {**read_metrics(run), split: found["metrics"]}
+    kept = {**runs.read_metrics(run), split: found["metrics"]}
     text = json.dumps(kept, indent=1, allow_nan=False)
     runs.write_text(run.path / "metrics.json", text + "\n")
     recipe = run.recipe
@@ -322,7 +286,7 @@ def summarise(run: Run, split: str, source: data.Source) -> dict[str, Any]:
         run.path / "report.html",
         f"{recipe.model.name} on {Path(recipe.data.name).name}",
         facts=facts,
-        history=read_history(run.path),
+        history=runs.read_history(run.path),
         evaluation=found,
     )
     return found

@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
@@ -13,28 +13,10 @@ from keras_cnns import data, recipe as recipes, report, runs, spec as specs, tra
 from keras_cnns.cost import Cost, cost
 from keras_cnns.errors import UsageError
 from keras_cnns.recipe import Recipe
+from keras_cnns.space import choices, shrunk, with_values
 
-MULTIPLIERS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 PROPOSALS = 2000  # samples drawn for one trial before the space counts as exhausted
 OBJECTIVE = "val_accuracy"
-
-
-def choices(filters: int) -> list[int]:
-    """Return the widths that are tried for a layer of so many filters, itself among them.
-
-    >>> choices(64)
-    [16, 32, 48, 64, 80, 96]
-    >>> choices(6)
-    [2, 3, 4, 6, 8, 9]
-    """
-    step = 8 if filters >= 32 else 1
-    widths = {max(step, step * round(filters * m / step)) for m in MULTIPLIERS}
-    return sorted(widths | {filters})
-
-
-def with_values(spec: Any, values: Mapping[str, int]) -> Any:
-    """Return a spec with the filters that `values` names by path."""
-    return specs.map_filters(lambda path, n: int(values.get(path, n)), spec)
 
 
 def cost_of(recipe: Recipe, classes: int, spec: Any) -> Cost:
@@ -67,7 +49,8 @@ def tune(
     if trials < 1:
         raise UsageError(f"received {trials} trials, but at least 1 is needed")
     out = Path(out)
-    train.check_request(recipe, out, "search.json", "search")
+    zoo.spec_of(recipe.model.name, recipe.model.spec)
+    runs.check_folder(out, "search.json", "search")
     source = runs.open_data(recipe)
     start = _start(recipe)
     recipe = train.resolve(recipe, source)
@@ -224,26 +207,6 @@ def _search(
     tuner = SpecTuner(oracle, directory=out, project_name="state", overwrite=False)
     tuner.search(verbose=0)
     write_trials(oracle)
-
-
-def shrunk(
-    values: Mapping[str, int],
-    space: Mapping[str, Sequence[int]],
-    price: Callable[[Mapping[str, int]], int],
-    limit: int,
-    draw: Random,
-) -> dict[str, int]:
-    """Return values made narrower, a step of one random dimension at a time, until they fit.
-
-    >>> space = {"a": [4, 8], "b": [4, 8]}
-    >>> shrunk({"a": 8, "b": 8}, space, lambda v: v["a"] * v["b"], 16, Random(0))
-    {'a': 4, 'b': 4}
-    """
-    values = dict(values)
-    while price(values) > limit:
-        path = draw.choice([p for p, widths in space.items() if widths[0] < values[p]])
-        values[path] = max(n for n in space[path] if n < values[path])
-    return values
 
 
 def fit(recipe: Recipe, source: data.Source) -> Mapping[str, Sequence[float]]:

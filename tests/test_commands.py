@@ -18,7 +18,7 @@ from PIL import Image
 
 from keras_cnns import recipe as recipes, runs
 from keras_cnns.cli import main
-from keras_cnns.train import read_history
+from keras_cnns.runs import read_history
 
 DIGITS = ("train", "lenet5", "--data", "digits", "--out")
 SEARCH = ("tune", "lenet5", "--data", "digits", "--out", "OUT")

@@ -1,0 +1,67 @@
+"""What the commands have in common: tables, JSON, numbers such as 60M, and a clean output."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+import click
+
+
+@contextmanager
+def working() -> Iterator[None]:
+    """Send to standard error what libraries print, and quiet TensorFlow's start."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def print_json(document: Any) -> None:
+    """Print a JSON document on standard output."""
+    click.echo(json.dumps(document, indent=1))
+
+
+def table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    """Print columns, numbers to the right."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    right = [bool(rows) and isinstance(value, int | float) for value in (rows or [header])[0]]
+    for line in (list(header), *cells):
+        parts = [
+            text.rjust(width) if number else text.ljust(width)
+            for text, width, number in zip(line, widths, right, strict=True)
+        ]
+        click.echo("  ".join(parts).rstrip())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "NO"
+    if isinstance(value, tuple | list):
+        return "x".join(map(str, value))
+    return (
+        f"{value:,}"
+        if isinstance(value, int)
+        else f"{value:.4g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+class Amount(click.ParamType):
+    """A whole number, also as 60M or 1.2G."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: Any, context: Any) -> int:
+        """Return the number that a text such as "60M" stands for."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([kMG]?)", str(value))
+        if not found or not float(found[1]):
+            self.fail(f'"{value}" is not a number above 0; write it as 60000000, 60M or 1.2G')
+        return round(float(found[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[found[2]])
