@@ -68,7 +68,7 @@ def _of_config(config: Mapping[str, Any]) -> Cost:
             raise UsageError(f"{config['name']} is no functional model; its cost is not known")
         if kind == "InputLayer":
             shape = arguments.get("batch_shape") or arguments["batch_input_shape"]
-            maps[name] = FeatureMap((None, *shape[1:]), rows=rows)
+            maps[name] = FeatureMap((None, *shape[1:]), rows=rows, name=name)
             continue
         if kind not in ARITHMETIC or not _is_plain(arguments, nodes):
             raise UsageError(

@@ -25,7 +25,7 @@ class Row(NamedTuple):
 
     `shape` is without the batch; `receptive_field` and `stride` are in pixels of the image, in
     height and width; `params` are trainable weights; `macs` multiply-adds of convolutions and
-    dense layers.
+    dense layers; `inputs` are the layers whose outputs it takes, the image's among them.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Row(NamedTuple):
     macs: int
     receptive_field: Size
     stride: Size
+    inputs: tuple[str, ...]
 
     @property
     def activation_bytes(self) -> int:
@@ -51,6 +52,7 @@ class FeatureMap:
     stride: Size = (1, 1)
     rows: list[Row] = field(default_factory=list)
     zeros: Size = (0, 0)  # rows and columns of `shape` that the layer before has padded
+    name: str = "image"  # of the layer that it comes out of
 
 
 class Effect(NamedTuple):
@@ -233,9 +235,12 @@ def record(kind: str, config: Config, inputs: Any, effect: Effect) -> FeatureMap
     (wh, ww), (sh, sw) = effect.window, effect.strides
     seen = (seen[0] + (wh - 1) * stride[0], seen[1] + (ww - 1) * stride[1])
     stride = (stride[0] * sh, stride[1] * sw)
-    row = Row(config.get("name", ""), kind, effect.shape, effect.params, effect.macs, seen, stride)
-    first.rows.append(row)
-    return FeatureMap((None, *effect.shape), seen, stride, first.rows, effect.zeros)
+    name = config.get("name", "")
+    origins = tuple(source.name for source in sources)
+    first.rows.append(
+        Row(name, kind, effect.shape, effect.params, effect.macs, seen, stride, origins)
+    )
+    return FeatureMap((None, *effect.shape), seen, stride, first.rows, effect.zeros, name)
 
 
 def trace_layer(kind: str, config: Config, inputs: Any) -> FeatureMap:

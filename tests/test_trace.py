@@ -239,7 +239,7 @@ def test_one_code_runs_on_shapes_and_on_tensors():
 
 def test_a_row_says_all_there_is():
     row = layers.Conv2D(filters=8, kernel_size=3, strides=2, name="a")(FeatureMap((None, 9, 7, 3)))
-    assert row.rows == [Row("a", "Conv2D", (4, 3, 8), 224, 2592, (3, 3), (2, 2))]
+    assert row.rows == [Row("a", "Conv2D", (4, 3, 8), 224, 2592, (3, 3), (2, 2), ("image",))]
 
 
 def impulses(net, size):
