@@ -58,20 +58,34 @@ def main() -> None:
 
 @main.command("list")
 @click.argument("pattern", default="*")
+@click.option("--family", help="Only of this family, as ResNet.")
+@click.option("--max-params", type=Amount(), help="At most so many parameters, as 10M.")
+@click.option("--max-macs", type=Amount(), help="At most so many multiply-adds, as 1G.")
+@click.option("--markdown", is_flag=True, help="Print a Markdown table.")
 @as_json
-def list_(pattern: str, as_json: bool) -> None:
+def list_(
+    pattern: str,
+    family: str | None,
+    max_params: int | None,
+    max_macs: int | None,
+    markdown: bool,
+    as_json: bool,
+) -> None:
     """List the networks whose names match PATTERN, as vgg*."""
     from keras_cnns import zoo
 
-    nets = [zoo.get(name) for name in zoo.list_models(pattern)]
+    names = zoo.list_models(pattern, family=family, max_params=max_params, max_macs=max_macs)
+    nets = [zoo.get(name) for name in names]
     fields = ("name", "year", "family", "params", "macs", "input_shape", "min_size", "source")
     rows = [tuple(getattr(net, field) for field in fields) for net in nets]
     if as_json:
         return print_json([dict(zip(fields, row, strict=True)) for row in rows])
     if not nets:
-        raise UsageError(f'no network matches "{pattern}"; keras-cnns list names them all')
+        limits = " within these limits" if family or max_params or max_macs else ""
+        raise UsageError(f'no network matches "{pattern}"{limits}; keras-cnns list names them all')
     header = ("name", "year", "family", "params", "MACs", "input", "smallest", "source")
-    table(header, [(name, str(year), *rest) for name, year, *rest in rows])
+    rows = [(name, str(year), *rest) for name, year, *rest in rows]
+    table(header, rows, markdown=markdown)
 
 
 @main.command()

@@ -25,11 +25,16 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=1))
 
 
-def table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+def table(header: tuple[str, ...], rows: list[tuple[Any, ...]], *, markdown: bool = False) -> None:
     """Print columns, numbers to the right."""
     cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
     right = [bool(rows) and isinstance(value, int | float) for value in (rows or [header])[0]]
+    if markdown:
+        dashes = ["---:" if number else "---" for number in right]
+        for line in (header, dashes, *cells):
+            click.echo(f"| {' | '.join(line)} |")
+        return
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
     for line in (list(header), *cells):
         parts = [
             text.rjust(width) if number else text.ljust(width)

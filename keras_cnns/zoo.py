@@ -215,13 +215,43 @@ def get(name: str) -> Net:
     return NETS[known]
 
 
-def list_models(pattern: str = "*") -> list[str]:
+def list_models(
+    pattern: str = "*",
+    *,
+    family: str | None = None,
+    max_params: int | None = None,
+    max_macs: int | None = None,
+) -> list[str]:
     """Return the names that match a shell pattern, oldest network first.
+
+    Args:
+        pattern: of the names, as "vgg*" or "*_cifar".
+        family: only networks of this family, as "ResNet"; upper and lower case are the same.
+        max_params: only networks of at most so many trainable weights.
+        max_macs: only networks of at most so many multiply-adds, each at its own image size.
+
+    Raises:
+        UsageError: for an unknown family.
 
     >>> list_models("vgg1[16]")
     ['vgg11', 'vgg16']
+    >>> list_models(family="resnet", max_params=1_000_000, max_macs=50_000_000)
+    ['resnet20_cifar', 'plain20_cifar']
     """
-    return [name for name in NETS if fnmatchcase(name, pattern)]
+    families = {net.family.lower(): net.family for net in NETS.values()}
+    if family is not None and family.lower() not in families:
+        raise UsageError(
+            f'unknown family "{family}"; allowed are {", ".join(families.values())}'
+            f"{suggest(family, families.values())}"
+        )
+    return [
+        name
+        for name, net in NETS.items()
+        if fnmatchcase(name, pattern)
+        and (family is None or net.family == families[family.lower()])
+        and (max_params is None or net.params <= max_params)
+        and (max_macs is None or net.macs <= max_macs)
+    ]
 
 
 def spec_of(name: str, changes: Any = None) -> Any:

@@ -368,6 +368,8 @@ def test_show_reads_runs_and_keras_files(run):
     ("words", "part"),
     [
         (["show", "lenet6"], 'did you mean "lenet5"?'),
+        (["list", "vgg*", "--max-params", "1k"], 'no network matches "vgg*" within these limits'),
+        (["list", "--family", "VGGG"], 'unknown family "VGGG"'),
         (["list", "xyz*"], 'no network matches "xyz*"'),
         (["train", "lenet6", "--data", "digits", "--out", "OUT"], 'did you mean "lenet5"?'),
         (["train", "lenet5", "--data", "digitz", "--out", "OUT"], '"digits"'),

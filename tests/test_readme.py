@@ -27,6 +27,17 @@ def test_make_has_the_two_commands_of_the_first_block():
     assert all(re.search(rf"^{target}.*: ", makefile, re.M) for target in targets)
 
 
+def test_the_table_of_networks_is_what_the_command_prints():
+    command = [sys.executable, "-m", "keras_cnns", "list", "--markdown"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (between,) = re.findall(
+        r"^<!-- (keras-cnns list --markdown) -->\n(.*?)^<!-- end -->",
+        README.read_text(encoding="utf-8"),
+        re.M | re.S,
+    )
+    assert between[1].strip() == printed.strip(), f"put what {between[0]} prints into README.md"
+
+
 @pytest.mark.parametrize(
     ("language", "text"), BLOCKS[1:], ids=[text[:40] for _, text in BLOCKS[1:]]
 )

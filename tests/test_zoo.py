@@ -620,6 +620,22 @@ def test_models_are_listed_by_pattern():
     assert zoo.list_models("nothing*") == []
 
 
+def test_models_are_listed_by_family_and_budget():
+    found = zoo.list_models(max_params=10_000_000, max_macs=1_000_000_000)
+    assert found == [n for n in NAMES if zoo.get(n).params <= 1e7 and zoo.get(n).macs <= 1e9]
+    assert {"lenet5", "resnet56_cifar"} < set(found) < set(NAMES)
+    assert zoo.list_models("*_cifar", family="DENSENET") == [
+        "densenet40_cifar",
+        "densenet100_bc_cifar",
+    ]
+    exactly = zoo.get("lenet5")
+    limits = {"max_params": exactly.params, "max_macs": exactly.macs}
+    assert zoo.list_models(**limits) == ["lenet5"]
+    assert zoo.list_models(**{**limits, "max_macs": exactly.macs - 1}) == []
+    with pytest.raises(UsageError, match='unknown family "ResNets"; allowed are LeNet, .*"ResNet"'):
+        zoo.list_models(family="ResNets")
+
+
 def test_the_table_cannot_be_changed():
     with pytest.raises(TypeError):
         zoo.NETS["lenet5"] = None
@@ -901,7 +917,9 @@ def test_operations_of_inception_v1_are_those_of_table_1():
     assert {name: round(macs / 1e6) for name, macs in found.items()} == pytest.approx(table, abs=1)
 
 
-@pytest.mark.parametrize(("name", "billions"), [("resnet18", 1.8), ("resnet34", 3.6)])
+@pytest.mark.parametrize(
+    ("name", "billions"), [("resnet18", 1.8), ("resnet34", 3.6), ("plain34", 3.6)]
+)
 def test_operations_of_resnet_are_those_of_table_1(name, billions):
     # The table rounds down. Its 3.8 for resnet50 is of the stride in the first 1x1.
     assert int(zoo.get(name).macs / 1e8) / 10 == billions
