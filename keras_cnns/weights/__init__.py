@@ -1,0 +1,1 @@
+"""Weights from elsewhere: keras.applications' networks, our own files, torch's state dicts."""
