@@ -1,13 +1,15 @@
 """From a network's name to its feature maps on shapes, its smallest image, its Keras model."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from keras_cnns import spec as specs
+from keras_cnns.arithmetic import TooSmall
 from keras_cnns.blocks import Top
 from keras_cnns.errors import UsageError, suggest
+from keras_cnns.preprocessing import scaling
 from keras_cnns.quiet import start_keras
-from keras_cnns.trace import FeatureMap, TooSmall
+from keras_cnns.trace import FeatureMap
 from keras_cnns.zoo import NETS, Net, get, spec_of
 
 if TYPE_CHECKING:
@@ -135,7 +137,7 @@ def build(
     input_shape: tuple[int, ...] | None = None,
     num_classes: int | None = None,
     spec: Any = None,
-    weights: str | None = None,
+    weights: str | Path | None = None,
     auxiliary: bool = False,
     include_top: bool = True,
     pooling: str | None = None,
@@ -152,17 +154,22 @@ def build(
         input_shape: height, width and channels of the images.
         num_classes: how many classes.
         spec: changes to the paper's numbers, as nested dicts; or a whole spec of the same kind.
-        weights: a .weights.h5 or .keras file of the same network; None starts it at random.
+        weights: None starts at random; "imagenet" takes keras.applications' weights, which Keras
+            downloads once; a path those of a file: a .keras or .weights.h5 file of the same
+            network here, or a .safetensors, .pth or .npz state dict of torchvision's or timm's.
+            They bring their preprocessing with them; without the top, the others are taken.
         auxiliary: with the paper's auxiliary heads: the outputs are then a dict, "predictions" and
             one for each head.
         include_top: without it, the model ends in the last feature map.
         pooling: what becomes of that map: None, "avg" or "max" over its pixels.
         classifier_activation: of the output; None gives the class scores.
         preprocessing: what the model does to pixels from 0 to 255 first: None (they come scaled),
-            "symmetric" (-1 to 1), "unit" (0 to 1), "imagenet" (torch's mean and deviation).
+            "symmetric" (-1 to 1), "unit" (0 to 1), "imagenet" (torch's mean and deviation),
+            "caffe" (mean alone).
 
     Raises:
-        UsageError: for an unknown name, key or option, or an image too small.
+        UsageError: for an unknown name, key or option, an image too small, or weights that do not
+            fit; names the first layer that they do not fit.
 
     >>> build("lenet5").count_params()
     61706
@@ -178,8 +185,22 @@ def build(
         "pooling": pooling,
         "classifier_activation": classifier_activation,
     }
-    trace(name, **arguments)
+    rows = trace(name, **arguments).rows
     wanted = plan(name, **arguments)
+    carried = None
+    if weights is not None:
+        from keras_cnns.weights import assign, carry
+
+        carried = carry(
+            weights,
+            wanted.net,
+            rows,
+            spec=spec,
+            include_top=include_top,
+            preprocessing=preprocessing,
+        )
+        preprocessing = preprocessing or carried.preprocessing
+        wanted = wanted._replace(spec=specs.merge(wanted.spec, carried.spec))
     scale_and_offset = scaling(preprocessing, wanted.image_shape[2])
     start_keras()
     import keras
@@ -190,42 +211,6 @@ def build(
         x = keras.layers.Rescaling(*scale_and_offset, name="preprocessing")(image)
     outputs = wanted.net.builder(x, wanted.spec, wanted.top)
     model = keras.Model(image, outputs, name=wanted.net.name)
-    if weights is not None:
-        model.load_weights(weights)
+    if carried:
+        assign(model, carried, wanted.net)
     return model
-
-
-# Scale and offset of pixels from 0 to 255; ImageNet's means and deviations are torchvision's.
-PREPROCESSING: Mapping[str, tuple[Any, Any]] = MappingProxyType(
-    {
-        "symmetric": (1 / 127.5, -1.0),
-        "unit": (1 / 255, 0.0),
-        "imagenet": (
-            [1 / (255 * d) for d in (0.229, 0.224, 0.225)],
-            [-m / d for m, d in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)],
-        ),
-    }
-)
-
-
-def scaling(preprocessing: str | None, channels: int) -> tuple[Any, Any] | None:
-    """Return the scale and offset of a way of preprocessing pixels, None for none.
-
-    Raises:
-        UsageError: for an unknown way, or one for another number of channels.
-
-    >>> scaling("unit", 3)[1]
-    0.0
-    """
-    if preprocessing is None:
-        return None
-    if preprocessing not in PREPROCESSING:
-        raise UsageError(
-            f'unknown preprocessing "{preprocessing}"; allowed are {", ".join(PREPROCESSING)}'
-        )
-    scale, offset = PREPROCESSING[preprocessing]
-    if isinstance(scale, list) and channels != len(scale):
-        raise UsageError(
-            f'preprocessing "{preprocessing}" is for 3 channels, not {channels}; use "symmetric"'
-        )
-    return scale, offset

@@ -60,7 +60,7 @@ class Model(_Section):
     spec: Parts = field(default_factory=dict)  # laid over the paper's own numbers
     width: Rate = 1.0  # times every filter count of the spec, in multiples of 8
     auxiliary: Flag = False
-    preprocessing: Annotated[str, _one_of("symmetric", "unit", "imagenet")] = "symmetric"
+    preprocessing: Annotated[str, _one_of("symmetric", "unit", "imagenet", "caffe")] = "symmetric"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from keras_cnns import builder, data, evaluate, recipe as recipes, report, runs, spec as specs, zoo
 from keras_cnns.cost import cost
 from keras_cnns.errors import UsageError
+from keras_cnns.preprocessing import scaling
 from keras_cnns.quiet import start_keras
 from keras_cnns.recipe import Recipe
 from keras_cnns.runs import Run
@@ -48,7 +49,7 @@ def resolve(recipe: Recipe, source: data.Source) -> Recipe:
         own, size = source.size, net.input_shape[0]
         if own and builder.min_size(net.name, **arguments) <= own < size:
             size = own
-    builder.scaling(recipe.model.preprocessing, source.channels)
+    scaling(recipe.model.preprocessing, source.channels)
     builder.trace(net.name, input_shape=(size, size, source.channels), **arguments)
     model = replace(recipe.model, name=net.name, spec=specs.to_dict(spec), width=1.0)
     augment = recipe.data.augment

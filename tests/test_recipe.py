@@ -9,9 +9,10 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given, strategies as st
 
-from keras_cnns import builder, zoo
+from keras_cnns import zoo
 from keras_cnns.data import AUGMENTATIONS
 from keras_cnns.errors import UsageError
+from keras_cnns.preprocessing import PREPROCESSING
 from keras_cnns.recipe import Data, Model, Recipe, Train, load, loads, override, to_toml
 from keras_cnns.spec import to_dict
 
@@ -37,7 +38,7 @@ RECIPES = st.builds(
         spec=SPECS,
         width=st.floats(0, exclude_min=True, allow_infinity=False),
         auxiliary=st.booleans(),
-        preprocessing=st.sampled_from([*builder.PREPROCESSING]),
+        preprocessing=st.sampled_from([*PREPROCESSING]),
     ),
     data=st.builds(
         Data,
@@ -116,7 +117,7 @@ def test_every_network_survives_toml(name):
 def test_choices_are_those_of_who_takes_them():
     for section, key, choices in (
         (Data, "augment", AUGMENTATIONS),
-        (Model, "preprocessing", builder.PREPROCESSING),
+        (Model, "preprocessing", PREPROCESSING),
     ):
         for choice in choices:
             section(**{key: choice})

@@ -17,13 +17,14 @@ from keras_cnns.trace import layers
 class Module(NamedTuple):
     """A block of figure 5: separable 3x3 convolutions around which the input is added.
 
-    `pool` ends it in a 3x3/2 max pooling; `relu` begins it with a ReLU, which the first block,
-    whose input comes out of one, does without.
+    `pool` ends it in a 3x3/2 max pooling, padded as `pool_padding` says ("centered" is timm's);
+    `relu` begins it with a ReLU, which the first block, whose input comes out of one, does without.
     """
 
     filters: tuple[Filters, ...]
     pool: bool = False
     relu: bool = True
+    pool_padding: str = "same"
 
 
 class Last(NamedTuple):
@@ -60,7 +61,7 @@ def _separable(x: Any, filters: int, activation: str | None, name: str) -> Any:
 
 
 def _module(x: Any, spec: Module, name: str) -> Any:
-    """One block: x + f(x), with a 1x1 convolution for x where f changes its shape."""
+    """One block: f(x) + x, with a 1x1 convolution for x where f changes its shape."""
     y = x
     for i, filters in enumerate(spec.filters, 1):
         if spec.relu or i > 1:
@@ -68,11 +69,11 @@ def _module(x: Any, spec: Module, name: str) -> Any:
         y = _separable(y, filters, None, f"{name}_{i}")
     strides = 1
     if spec.pool:
-        y, strides = pool(y, Pool("max", 3, 2), name=f"{name}_pool"), 2
+        y, strides = pool(y, Pool("max", 3, 2, spec.pool_padding), name=f"{name}_pool"), 2
     if spec.pool or x.shape[-1] != y.shape[-1]:
         shape: dict[str, Any] = {"filters": y.shape[-1], "strides": strides}
         x = conv_norm(x, **shape, activation=None, epsilon=EPSILON, name=f"{name}_shortcut")
-    return layers.Add(name=f"{name}_add")([x, y])
+    return layers.Add(name=f"{name}_add")([y, x])
 
 
 def build(x: Any, spec: dict[str, Any], top: Top) -> Any:
