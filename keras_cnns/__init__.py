@@ -4,12 +4,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keras_cnns.builder import build
+    from keras_cnns.fusion import fuse
     from keras_cnns.zoo import list_models
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "build", "list_models"]
+__all__ = ["__version__", "build", "fuse", "list_models"]
 
-_PLACES = {"build": "keras_cnns.builder", "list_models": "keras_cnns.zoo"}
+_PLACES = {
+    "build": "keras_cnns.builder",
+    "fuse": "keras_cnns.fusion",
+    "list_models": "keras_cnns.zoo",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,8 @@ class LocalResponseNormalization(keras.layers.Layer):
         alpha: weight of the sum of squares.
         beta: exponent.
         k: constant added to the sum, so that it is never zero.
+        form: what TensorFlow runs at inference: "native", its own operation, or "band", the sums
+            as a convolution, which ONNX Runtime and LiteRT run faster.
 
     >>> layer = LocalResponseNormalization(size=5, alpha=1e-4, beta=0.75, k=2.0)
     >>> abs(float(layer(ops.ones((1, 1, 1, 1)))[0, 0, 0, 0]) - (2 + 1e-4) ** -0.75) < 1e-6
@@ -26,16 +28,23 @@ class LocalResponseNormalization(keras.layers.Layer):
     """
 
     def __init__(
-        self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0, **kwargs: Any
+        self,
+        size: int = 5,
+        alpha: float = 1e-4,
+        beta: float = 0.75,
+        k: float = 2.0,
+        form: str = "native",
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
+        self.size, self.alpha, self.beta, self.k, self.form = size, alpha, beta, k, form
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Normalise a feature map (batch, height, width, channels)."""
         # TensorFlow's own operation is what its converters know, but its gradient takes five to
         # ten times as long as the convolution's.
-        if keras.backend.backend() == "tensorflow" and not training:
+        native = self.form == "native" and not training
+        if native and keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
             # The native operation, which has no bfloat16 kernel.
@@ -66,8 +75,8 @@ class LocalResponseNormalization(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
-        own = {"size": self.size, "alpha": self.alpha, "beta": self.beta, "k": self.k}
-        return {**super().get_config(), **own}
+        own = ("size", "alpha", "beta", "k", "form")
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 
 @keras.saving.register_keras_serializable(package="keras_cnns")

@@ -367,6 +367,20 @@ def test_a_saved_network_is_bit_equal(name, tmp_path):
     np.testing.assert_array_equal(loaded(images(model)), model(images(model)))
 
 
+def test_a_network_may_be_deeper_than_pythons_recursion(tmp_path):
+    depths = {str(i): {"depth": 60} for i in range(3)}
+    shape = {"input_shape": (8, 8, 3), "spec": {"stages": depths}}
+    code = (
+        "import keras, keras_cnns\n"
+        f"model = keras_cnns.build('resnet20_cifar', **{shape})\n"
+        f"model.save(r'{tmp_path / 'model.keras'}')\n"
+        f"assert keras.saving.load_model(r'{tmp_path / 'model.keras'}').name == model.name\n"
+        "print(len(model.layers))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 1200
+
+
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
 def test_weights_of_a_file_are_loaded(suffix, tmp_path):
     path = str(tmp_path / f"lenet5{suffix}")

@@ -1,0 +1,128 @@
+"""The same function with fewer operations, for any functional Keras model.
+
+Batch normalisations go into the layers before them, RepVGG's branches into one convolution; what
+does nothing at inference goes away. All sums are made in float64.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from keras_cnns.errors import UsageError
+from keras_cnns.fusion.graph import Graph, Step, unfolded, without_identities
+from keras_cnns.fusion.linear import Linear, linear_forms
+from keras_cnns.layers import LocalResponseNormalization
+
+
+def fuse(model: keras.Model, *, lrn: str = "native") -> keras.Model:
+    """Return a model that computes the same at inference, with fewer operations, in float32.
+
+    Auxiliary heads, dropout and other layers of training alone are gone. A batch normalisation is
+    folded into the convolution, depthwise, separable or dense layer before it, unless that one has
+    an activation of its own or somebody else uses its output. Branches that are linear in the same
+    map and are added up, as RepVGG's, become one convolution. Nested models are unfolded. The
+    model itself is left as it is; the result has weights of its own.
+
+    Args:
+        model: any functional Keras model with a known number of channels.
+        lrn: how a local response normalisation is computed: "native", by the backend's own
+            operation, or "band", by a convolution, which ONNX Runtime and LiteRT run faster.
+
+    Raises:
+        UsageError: the model is not a functional one.
+
+    >>> from keras_cnns import build
+    >>> model = build("repvgg_a0", input_shape=(32, 32, 3), spec={"stem": "small"})
+    >>> len(model.layers), len(fuse(model).layers)
+    (157, 51)
+    """
+    if lrn not in ("native", "band"):
+        raise UsageError(f'unknown lrn "{lrn}"; allowed are native, band')
+    if not getattr(model, "_nodes", None):
+        raise UsageError(
+            f'"{model.name}" is no functional model, or was not built: fuse reads its graph'
+        )
+    graph, structure = unfolded(model)
+    graph = without_identities(graph)
+    linear = linear_forms(graph)
+    tensors = [keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name) for x in model.inputs]
+    known = dict(zip(graph.inputs, tensors, strict=True))
+    copies = _Copies(lrn)
+    for step in _needed(graph, linear):
+        found = linear.get(step.outputs[0])
+        if found:
+            known[step.outputs[0]] = copies.apply(found, known[found.source])
+        else:
+            args, kwargs = step.arguments.fill_in({k: known[v] for k, v in step.inputs.items()})
+            made = copies.call(step.operation, *args, **kwargs)
+            known.update(zip(step.outputs, keras.tree.flatten(made), strict=True))
+    outputs = keras.tree.pack_sequence_as(structure, [known[value] for value in graph.outputs])
+    inputs = keras.tree.pack_sequence_as(model._inputs_struct, tensors)
+    return keras.Model(inputs, outputs, name=model.name)
+
+
+def _needed(graph: Graph, forms: Mapping[int, Linear]) -> list[Step]:
+    """Return the calls that the outputs still need, in their order."""
+    makers = {value: step for step in graph.steps for value in step.outputs}
+    wanted: set[int] = set()
+    todo = list(graph.outputs)
+    while todo:
+        value = todo.pop()
+        if value in wanted or value not in makers:
+            continue
+        form = forms.get(value)
+        wanted.update(makers[value].outputs)
+        todo += [form.source] if form else makers[value].inputs.values()
+    return [step for step in graph.steps if step.outputs[0] in wanted]
+
+
+class _Copies:
+    """Layers of the new model, each with a name of its own."""
+
+    def __init__(self, lrn: str) -> None:
+        self.lrn = lrn
+        self.layers: dict[int, Any] = {}
+        self.names: Counter[str] = Counter()
+
+    def _config(self, layer: Any) -> dict[str, Any]:
+        """Return what makes a layer like this one that computes in float32."""
+        config = layer.get_config()
+        self.names[layer.name] += 1
+        again = self.names[layer.name]
+        config["name"] = layer.name if again == 1 else f"{layer.name}_{again}"
+        if layer.compute_dtype != "float32":
+            config["dtype"] = "float32"
+        if isinstance(layer, LocalResponseNormalization):
+            config["form"] = self.lrn
+        return config
+
+    def apply(self, form: Linear, x: Any) -> Any:
+        """Call a layer as the form says it is, with the form's weights."""
+        use_bias = form.layer.use_bias or bool(np.any(form.bias))
+        config = {**self._config(form.layer), **form.settings, "use_bias": use_bias}
+        layer = type(form.layer).from_config(config)
+        if form.zeros:
+            x = layers.ZeroPadding2D(form.zeros, name=f"{layer.name}_zeros")(x)
+        y = layer(x)
+        layer.set_weights([*form.kernels, *([form.bias] if use_bias else [])])
+        return y
+
+    def call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call a copy of a layer, with its weights; what has no state is called itself."""
+        if not isinstance(operation, keras.Layer):
+            return operation(*args, **kwargs)
+        if id(operation) in self.layers:
+            return self.layers[id(operation)](*args, **kwargs)
+        try:
+            copy = type(operation).from_config(self._config(operation))
+        except (NotImplementedError, TypeError, ValueError):
+            copy = operation  # a layer that cannot be made again, as a Lambda, is shared
+        self.layers[id(operation)] = copy
+        made = copy(*args, **kwargs)
+        if copy is not operation and operation.weights:
+            copy.set_weights(operation.get_weights())
+        return made
