@@ -19,6 +19,8 @@ ROOT = Path(__file__).parent.parent
 HEAVY = {"tensorflow", "keras", "jax", "tensorflow_datasets", "keras_tuner", "sklearn"}
 # What is imported by others, without their saying so: see setup.cfg.
 FOR_OTHERS = {"importlib-resources", "tensorboard"}
+# What a user may do without: the package says what for, once it is missing.
+OPTIONAL = {"torch"}
 
 
 def run(*command, **options):
@@ -82,7 +84,7 @@ def imported_distributions():
                 modules |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 modules.add(node.module.partition(".")[0])
-    foreign = modules - set(sys.stdlib_module_names) - {"keras_cnns"}
+    foreign = modules - set(sys.stdlib_module_names) - {"keras_cnns"} - OPTIONAL
     names = packages_distributions()
     found = {normal(names[module][0]) for module in foreign}
     return {"tensorflow" if name == "tensorflow-cpu" else name for name in found}

@@ -119,7 +119,8 @@ def pool(x: Any, step: Pool, *, name: str) -> Any:
     """Max or average pooling: the largest, or the mean, of each window.
 
     Padding "ceil" is Caffe's, for maps without negative values: a last window that stands half
-    outside still counts.
+    outside still counts. "centered" is (pool_size - 1) / 2 on every side, as torch pads unasked:
+    with zeros that count in a mean, and with what no maximum takes.
     """
     kinds = {"max": layers.MaxPooling2D, "average": layers.AveragePooling2D}
     if step.kind not in kinds:
@@ -130,6 +131,15 @@ def pool(x: Any, step: Pool, *, name: str) -> Any:
         if ends != [(0, 0), (0, 0)]:
             x = layers.ZeroPadding2D(padding=ends, name=f"{name}_pad")(x)
         padding = "valid"
+    elif padding == "centered" and step.kind == "average":
+        x = layers.ZeroPadding2D(padding=(step.pool_size - 1) // 2, name=f"{name}_pad")(x)
+        padding = "valid"
+    elif padding == "centered":
+        # "same" is centered where the stride is 1.
+        x = layers.MaxPooling2D(
+            pool_size=step.pool_size, strides=1, padding="same", name=f"{name}_all"
+        )(x)
+        return layers.MaxPooling2D(pool_size=1, strides=step.strides, name=name)(x)
     return kinds[step.kind](
         pool_size=step.pool_size, strides=step.strides, padding=padding, name=name
     )(x)

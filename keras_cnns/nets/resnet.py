@@ -30,7 +30,8 @@ class ResNet(NamedTuple):
     `stem` "paper" reduces the image 4 times before the first stage (7x7/2 and a pooling); "small",
     for images of about 32 pixels, is a 3x3 convolution of stride 1, as in section 4.2. `order`,
     `shortcut` and `stride_in` are those of `blocks.residual_block`; `stride_at` is the block of a
-    stage that halves the map.
+    stage that halves the map. `pool_padding` is what surrounds the stem's pooling: "zeros", or as
+    in torch what no maximum takes, which differs where no ReLU goes before (`conv1_norm`).
     """
 
     stages: tuple[Stage, ...]
@@ -38,6 +39,7 @@ class ResNet(NamedTuple):
     stem: Literal["paper", "small"] = "paper"
     conv1: Filters = 64
     conv1_norm: bool = True
+    pool_padding: Literal["zeros", "centered"] = "zeros"
     order: str = "original"
     shortcut: str = "projection"
     stride_in: Literal[1, 3] = 3
@@ -109,8 +111,10 @@ def _stem(x: Any, spec: ResNet) -> Any:
     else:
         x = conv(x, *sizes, use_bias=spec.use_bias, name="conv1")
     if spec.stem == "paper":
-        x = layers.ZeroPadding2D(padding=1, name="conv1_pool_pad")(x)
-        x = pool(x, Pool("max", 3, 2, "valid"), name="conv1_pool")
+        padding = "valid" if spec.pool_padding == "zeros" else "centered"
+        if padding == "valid":
+            x = layers.ZeroPadding2D(padding=1, name="conv1_pool_pad")(x)
+        x = pool(x, Pool("max", 3, 2, padding), name="conv1_pool")
     return x
 
 
