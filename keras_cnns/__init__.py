@@ -5,15 +5,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from keras_cnns.builder import build
     from keras_cnns.fusion import fuse
+    from keras_cnns.fusion.predictor import predictor
     from keras_cnns.zoo import list_models
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "build", "fuse", "list_models"]
+__all__ = ["__version__", "build", "fuse", "list_models", "predictor"]
 
 _PLACES = {
     "build": "keras_cnns.builder",
     "fuse": "keras_cnns.fusion",
     "list_models": "keras_cnns.zoo",
+    "predictor": "keras_cnns.fusion.predictor",
 }
 
 

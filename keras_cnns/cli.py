@@ -47,6 +47,12 @@ data_dir = click.option("--data-dir", help="Where TFDS keeps its data sets [TFDS
 settings = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe."
 )
+precision = click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    help="Of a run's network [auto: bfloat16 where the processor has instructions for it].",
+)
 DATA_HELP = "digits, a TFDS name, or a folder with one sub-folder of images per class."
 
 
@@ -164,8 +170,11 @@ def train(
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--data", help=f"{DATA_HELP} [the run's own]")
 @data_dir
+@precision
 @as_json
-def evaluate(run: Path, data: str | None, data_dir: str | None, as_json: bool) -> None:
+def evaluate(
+    run: Path, data: str | None, data_dir: str | None, precision: str, as_json: bool
+) -> None:
     """Measure a run on the test split."""
     from keras_cnns import runs
 
@@ -175,14 +184,15 @@ def evaluate(run: Path, data: str | None, data_dir: str | None, as_json: bool) -
 
         source = runs.open_data(runs.with_data(opened.recipe, data), data_dir=data_dir)
         if data is None:
-            found = train.summarise(opened, "test", source)["metrics"]
+            found = train.summarise(opened, "test", source, precision=precision)["metrics"]
         else:
-            found = evaluation.evaluate(opened, source, "test")["metrics"]
+            found = evaluation.evaluate(opened, source, "test", precision=precision)["metrics"]
     if as_json:
         return print_json(found)
     click.echo(
         f"accuracy {found['accuracy']:.2%}, top-5 {found['top5']:.2%}, loss {found['loss']:.4f} "
-        f"on {found['images']:,} test images"
+        f"on {found['images']:,} test images, in {found['precision']} "
+        f"(error {found['precision_error']:.1e})"
     )
 
 
@@ -193,9 +203,15 @@ def evaluate(run: Path, data: str | None, data_dir: str | None, as_json: bool) -
     "--top", default=5, show_default=True, type=click.IntRange(1), help="How many classes."
 )
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Also write a table here.")
+@precision
 @as_json
 def predict(
-    model: Path, images: tuple[Path, ...], top: int, csv_file: Path | None, as_json: bool
+    model: Path,
+    images: tuple[Path, ...],
+    top: int,
+    csv_file: Path | None,
+    precision: str,
+    as_json: bool,
 ) -> None:
     """Classify images, or folders of them, by a run or an exported file."""
     with working():
@@ -206,7 +222,7 @@ def predict(
             if csv_file.is_dir():
                 raise UsageError(f"{csv_file} is a folder; --csv is a file")
             runs.prepare_folder(csv_file.resolve().parent)
-        found = predict.predict(predict.open_classifier(model), files, top=top)
+        found = predict.predict(predict.open_classifier(model, precision=precision), files, top=top)
         if csv_file:
             with runs.replacing(csv_file) as temporary, temporary.open("w", newline="") as file:
                 writer = csv.writer(file)

@@ -11,11 +11,20 @@ from keras_cnns.runs import Run
 WORST = 18
 
 
-def evaluate(run: Run, source: data.Source, split: str = "test") -> dict[str, Any]:
+def evaluate(
+    run: Run, source: data.Source, split: str = "test", *, precision: str = "auto"
+) -> dict[str, Any]:
     """Run a trained network over a split of a data set of the same classes.
 
+    Args:
+        run: the run folder.
+        source: the data set.
+        split: of it.
+        precision: as of `keras_cnns.predictor`.
+
     Returns:
-        "metrics": accuracy, top5, loss (cross-entropy in nats), images; "labels"; "confusion":
+        "metrics": accuracy, top5, loss (cross-entropy in nats), images, precision and its error
+        (the largest difference of a probability on the first batch); "labels"; "confusion":
         counts (true class, predicted class); "mistakes": the surest wrong answers.
 
     Raises:
@@ -28,11 +37,17 @@ def evaluate(run: Run, source: data.Source, split: str = "test") -> dict[str, An
             "give the data of its own classes"
         )
     model = run.model()
+    from keras_cnns.fusion.predictor import predictor
+
     batch = run.recipe.data.batch_size
     dataset = data.batches(source, split, image_shape=run.image_shape, batch_size=batch)
     truth = np.concatenate([labels for _, labels in dataset.as_numpy_iterator()])
-    found = model.predict(dataset.map(lambda x, _: x), verbose=0)
-    return {**score(found, truth, run.labels), "mistakes": _mistakes(found, truth, dataset)}
+    first, _ = next(dataset.as_numpy_iterator())
+    fast = predictor(model, precision=precision, batch_size=batch, images=first)
+    found = np.concatenate([fast(pixels) for pixels, _ in dataset.as_numpy_iterator()])
+    scored = score(found, truth, run.labels)
+    scored["metrics"] |= {"precision": fast.precision, "precision_error": fast.error}
+    return {**scored, "mistakes": _mistakes(found, truth, dataset)}
 
 
 def _some(labels: tuple[str, ...]) -> str:

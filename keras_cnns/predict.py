@@ -21,8 +21,12 @@ class Classifier(NamedTuple):
     labels: tuple[str, ...]
 
 
-def open_classifier(path: str | Path) -> Classifier:
+def open_classifier(path: str | Path, *, precision: str = "auto") -> Classifier:
     """Open a run folder, an artifact folder, or one model file in it.
+
+    Args:
+        path: of it.
+        precision: of a run, as of `keras_cnns.predictor`; a file has its own.
 
     Raises:
         UsageError: for anything else.
@@ -35,7 +39,9 @@ def open_classifier(path: str | Path) -> Classifier:
         return _artifact(folder.parent, path.name)
     run = runs.open_run(path)
     model = run.model()
-    return Classifier(lambda pixels: model.predict(pixels, verbose=0), run.image_shape, run.labels)
+    from keras_cnns.fusion.predictor import predictor
+
+    return Classifier(predictor(model, precision=precision), run.image_shape, run.labels)
 
 
 def _artifact(folder: Path, file: str | None) -> Classifier:

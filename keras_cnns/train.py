@@ -261,10 +261,12 @@ def _record(path: Path, steps: int) -> Any:
     return Record()
 
 
-def summarise(run: Run, split: str, source: data.Source) -> dict[str, Any]:
+def summarise(
+    run: Run, split: str, source: data.Source, *, precision: str = "auto"
+) -> dict[str, Any]:
     """Evaluate a run on a split; keep its metrics.json and report.html; return the evaluation."""
     runs.prepare_folder(run.path)
-    found = evaluate.evaluate(run, source, split)
+    found = evaluate.evaluate(run, source, split, precision=precision)
     kept = {**runs.read_metrics(run), split: found["metrics"]}
     text = json.dumps(kept, indent=1, allow_nan=False)
     runs.write_text(run.path / "metrics.json", text + "\n")

@@ -171,6 +171,16 @@ def _describe(
     }
 
 
+def _lrn(target: Target) -> str:
+    """Return the form of local response normalisation that is the fastest in a runtime.
+
+    As a convolution it takes 0.6 to 0.8 of the time in ONNX Runtime and LiteRT; but its square and
+    its root have no int8 kernels, and TensorFlow has an operation of its own.
+    """
+    native = target.format == "savedmodel" or target.quantization == "int8"
+    return "native" if native else "band"
+
+
 def _write(
     target: Target,
     folder: Path,
@@ -182,20 +192,22 @@ def _write(
 ) -> dict[str, Any]:
     """Write one file and return its record."""
     from keras_cnns.export import onnx, prepare, saved_model, tflite
+    from keras_cnns.fusion import fuse
 
     path = folder / target.file
+    deployed = fuse(prepared, lrn=_lrn(target))
     tried: dict[str, Any] = {
         "images": reference.images[:_TRIED],
-        "kernels": prepare.kernel_count(prepared),
+        "kernels": prepare.kernel_count(deployed),
     }
     started = time.perf_counter()
     if target.format == "savedmodel":
-        facts = saved_model.write_saved_model(prepared, path, labels=labels, **tried)
+        facts = saved_model.write_saved_model(deployed, path, labels=labels, **tried)
     elif target.format == "onnx":
-        facts = onnx.write_onnx(prepared, path, name=name, labels=labels, **tried)
+        facts = onnx.write_onnx(deployed, path, name=name, labels=labels, **tried)
     else:
         facts = tflite.write_tflite(
-            prepared, path, quantization=target.quantization, calibration=calibration, **tried
+            deployed, path, quantization=target.quantization, calibration=calibration, **tried
         )
     return {
         "file": target.file,

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_cnns.export import checks, manifest, runners
-from keras_cnns.export.prepare import OUTPUTS, freeze, trace
+from keras_cnns.export.prepare import OUTPUTS, trace
+from keras_cnns.fusion.frozen import freeze
 from keras_cnns.quiet import quiet
 
 if TYPE_CHECKING:

@@ -1,13 +1,11 @@
 """From any of our models to the one float32 function that every format is written from."""
 
-import contextlib
-import gc
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_cnns.errors import UsageError
+from keras_cnns.fusion.frozen import plain_grouped_convolutions
 from keras_cnns.quiet import quiet
 
 if TYPE_CHECKING:
@@ -18,14 +16,14 @@ OUTPUTS = ("logits", "probabilities")
 
 
 def prepare(model: "keras.Model") -> "keras.Model":
-    """Return the deployed form: image -> {"logits", "probabilities"}, all of it in float32.
+    """Return a classifier as image -> {"logits", "probabilities"}, all of it in float32.
 
     Auxiliary heads fall away, since nothing leads from them to the two outputs. A model in mixed
     precision is rebuilt; any other shares its layers with the result.
 
     Args:
-        model: a functional model with one input of pixel values, and layers named "logits" and
-            "predictions" (softmax), as `build` makes them.
+        model: any functional model with one input of images; its output, or of several the one
+            called "predictions", is a softmax or the class scores themselves.
 
     Raises:
         UsageError: the model is of another kind.
@@ -41,23 +39,43 @@ def prepare(model: "keras.Model") -> "keras.Model":
             f'"{model.name}" has inputs {[tuple(tensor.shape) for tensor in inputs]}; '
             "export takes a functional model with one input (batch, height, width, channels)"
         )
-    names = [layer.name for layer in model.layers]
-    if "logits" not in names:
-        raise UsageError(
-            f'"{model.name}" has no layer named "logits"; name the layer before the softmax so'
-        )
     if any(layer.compute_dtype != "float32" for layer in model.layers if layer.weights):
         model = _in_float32(model)
-    logits = model.get_layer("logits").output
-    if len(logits.shape) != 2:
-        raise UsageError(f'"logits" has shape {tuple(logits.shape)}; it must be (batch, classes)')
-    probabilities = keras.ops.softmax(logits)
-    if "predictions" in names:
-        predictions = model.get_layer("predictions")
-        if getattr(predictions, "activation", None) is not keras.activations.softmax:
-            raise UsageError('"predictions" is no softmax; export takes single-label classifiers')
-        probabilities = predictions.output
+    outputs = model.output
+    if isinstance(outputs, dict):
+        outputs = outputs.get("predictions")
+    if not isinstance(outputs, keras.KerasTensor) or len(outputs.shape) != 2:
+        raise UsageError(
+            f'"{model.name}" has outputs {model.output_shape}; export takes one of shape '
+            '(batch, classes), or several of which one is called "predictions"'
+        )
+    logits, probabilities = _split_softmax(model, outputs)
     return keras.Model(model.inputs[0], {"logits": logits, "probabilities": probabilities})
+
+
+def _split_softmax(model: "keras.Model", output: Any) -> tuple[Any, Any]:
+    """Return the class scores and the probabilities of a classifier's output."""
+    import keras
+
+    layer, call, _ = output._keras_history
+    (source,) = layer._inbound_nodes[call].input_tensors
+    activation = getattr(layer, "activation", None)
+    if type(layer) is keras.layers.Softmax or (
+        type(layer) is keras.layers.Activation and activation is keras.activations.softmax
+    ):
+        return source, output
+    if activation is keras.activations.softmax:
+        # The last layer has its softmax inside: one like it, without, gives the scores.
+        plain = type(layer).from_config({**layer.get_config(), "activation": "linear"})
+        logits = plain(source)
+        plain.set_weights(layer.get_weights())
+        return logits, keras.ops.softmax(logits)
+    if activation not in (None, keras.activations.linear):
+        raise UsageError(
+            f'"{model.name}" ends in {getattr(activation, "__name__", activation)}; export takes '
+            "single-label classifiers, whose output is a softmax or the class scores"
+        )
+    return output, keras.ops.softmax(output)
 
 
 def _in_float32(model: "keras.Model") -> "keras.Model":
@@ -137,46 +155,3 @@ def trace(prepared: "keras.Model", *, batch: int | None, outputs: tuple[str, ...
 
     with plain_grouped_convolutions(prepared):
         return serve.get_concrete_function()
-
-
-def freeze(traced: Any) -> tuple[Any, list[str], list[str]]:
-    """Turn the weights of a traced model into constants.
-
-    Returns:
-        The GraphDef, and the names of its input and output tensors.
-    """
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    frozen = convert_variables_to_constants_v2(traced)
-    inputs, outputs = ([tensor.name for tensor in side] for side in (frozen.inputs, frozen.outputs))
-    definition = frozen.graph.as_graph_def()
-    # A graph is full of circles, and several copies of the weights hang on this one.
-    del frozen
-    gc.collect()
-    return definition, inputs, outputs
-
-
-@contextlib.contextmanager
-def plain_grouped_convolutions(model: "keras.Model") -> Iterator[None]:
-    """Trace grouped convolutions as plain operations.
-
-    Keras wraps them in a function compiled by XLA, which tf2onnx copies into the file as a call of
-    something that no runtime knows. A SavedModel is better off with the wrapping: without oneDNN,
-    TensorFlow's CPU kernel refuses a fused convolution with groups.
-    """
-    import tensorflow as tf
-
-    def plain(layer: Any) -> Any:
-        return lambda inputs, kernel: tf.nn.conv2d(
-            inputs, kernel, layer.strides, layer.padding.upper(), dilations=layer.dilation_rate
-        )
-
-    grouped = [layer for layer in model._flatten_layers() if getattr(layer, "groups", 1) > 1]
-    grouped = [layer for layer in grouped if hasattr(layer, "convolution_op")]
-    try:
-        for layer in grouped:
-            layer.convolution_op = plain(layer)
-        yield
-    finally:
-        for layer in grouped:
-            layer.__dict__.pop("convolution_op", None)

@@ -125,4 +125,6 @@ class _Copies:
         made = copy(*args, **kwargs)
         if copy is not operation and operation.weights:
             copy.set_weights(operation.get_weights())
+            if hasattr(copy, "finalize_state"):  # Normalization computes with what this derives
+                copy.finalize_state()
         return made
