@@ -239,6 +239,18 @@ def test_a_mean_at_the_border_leaves_the_padding_out():
     np.testing.assert_allclose(model(np.ones((1, 4, 4, 1))), 1, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("kind", "whole", "border"), [("max", np.max, -np.inf), ("average", np.mean, 0)]
+)
+@pytest.mark.parametrize("shape", [(6, 8, 3), (7, 9, 3)])
+@pytest.mark.parametrize("strides", [1, 2])
+def test_a_centered_pooling_pads_all_sides_as_torch_does(kind, whole, border, shape, strides):
+    model = built(lambda x: pool(x, Pool(kind, 3, strides, "centered"), name="p"), shape)
+    x = pixels(1, *shape) - 2
+    padded = np.pad(x[0], [(1, 1), (1, 1), (0, 0)], constant_values=border)
+    np.testing.assert_allclose(model(x)[0], whole(windows(padded, 3, strides), (2, 3)), atol=1e-6)
+
+
 def test_an_unknown_pool_is_refused():
     with pytest.raises(UsageError, match='conv1_pool.*"mean".*max, average'):
         traced(lambda x: pool(x, Pool("mean"), name="conv1_pool"), (8, 8, 3))
