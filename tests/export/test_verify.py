@@ -108,7 +108,7 @@ def test_zeroed_weights_with_a_forged_hash_are_caught(light):
     model = onnx.load(light / "model.onnx")
     for weight in model.graph.initializer:
         values = numpy_helper.to_array(weight)
-        if values.ndim > 1:
+        if values.size > 16 * 16:  # what normalises responses stays, or nothing finite comes out
             weight.CopyFrom(numpy_helper.from_array(np.zeros_like(values), weight.name))
     onnx.save(model, light / "model.onnx")
     trust(light, "model.onnx")
