@@ -58,8 +58,8 @@ def misfit(source: str, net: Net, layer: str, needed: str, found: str) -> UsageE
     way = optional(net).get(layer)
     hint = f"; {way} takes the rest" if way else ""
     return UsageError(
-        f"{source}: does not fit {net.name}, whose layer {layer} needs {needed or 'no weights'}, "
-        f"not {found or 'none'}{hint}"
+        f"{source}: does not fit {net.name}; its layer {layer} needs {needed or 'no weights'}, "
+        f"found {found or 'none'}{hint}"
     )
 
 

@@ -3,8 +3,9 @@
 import json
 import zipfile
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import h5py
 import numpy as np
@@ -40,9 +41,8 @@ def read(name: str, path: Path) -> Carried:
     try:
         if path.name.endswith(".keras"):
             with zipfile.ZipFile(path) as archive:
-                with _member(archive, "config.json") as member:
-                    config = json.load(member)["config"]
-                with _member(archive, "model.weights.h5") as member, h5py.File(member) as file:
+                config = json.loads(_member(archive, "config.json"))["config"]
+                with h5py.File(BytesIO(_member(archive, "model.weights.h5"))) as file:
                     values = _values(file)
             preprocessing = _preprocessing(config)
             if config["name"] in NETS and config["name"] != name:
@@ -57,11 +57,11 @@ def read(name: str, path: Path) -> Carried:
     return Carried(values, preprocessing, str(path))
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
-    """Open a file in a .keras file; Keras compresses none, so that none can swell."""
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Return a file in a .keras file, as its checksum says; none is compressed, so none swells."""
     if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
         raise UsageError(f"its {name} is compressed, which Keras does not do")
-    return archive.open(name)
+    return archive.read(name)
 
 
 def _values(file: h5py.File) -> dict[str, list[np.ndarray]]:
