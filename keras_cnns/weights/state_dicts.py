@@ -75,10 +75,10 @@ def _naming(name: str) -> Naming:
     if name in NAMINGS:
         return NAMINGS[name]
     family = NETS[name].family
-    able = [other for other in NAMINGS if NETS[other].family == family] or list(NAMINGS)
+    able = [other for other in NAMINGS if NETS[other].family == family]
     raise UsageError(
         f"{name}: torchvision and timm have no such network, so no state dict of theirs fits it; "
-        f"they have {', '.join(able)}"
+        f"of its family they have {', '.join(able) or 'none'}"
     )
 
 
@@ -132,12 +132,10 @@ def _check_keys(
     else:
         fault = f'{source} has "{unknown[0]}", which is none of {name}\'s weights'
     others = [other for other in NAMINGS if other != name and _fits(other, tensors)]
-    libraries = NAMINGS[name].libraries
-    raise UsageError(
-        f"{fault}; it looks like {' or '.join(others)}"
-        if others
-        else f"{fault}; give a state dict of {libraries}'s network"
-    )
+    if others:
+        raise UsageError(f"{fault}; it looks like {' or '.join(others)}")
+    libraries = " or ".join(NAMINGS[name].libraries)
+    raise UsageError(f"{fault}; it takes a state dict of {libraries}")
 
 
 def _fits(name: str, tensors: Mapping[str, Any]) -> bool:
@@ -251,12 +249,11 @@ def _torch(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
+        # Torch's own words go on to say how to run what it refuses.
         asked = re.search(r"GLOBAL (\S+)", str(error))
-        if asked is None:
-            raise
+        fault = f"holds more than tensors, {asked[1]}" if asked else "damaged, or no state dict"
         raise UsageError(
-            f"{path}: holds more than tensors, {asked[1]}, so nothing of it was loaded or run; "
-            "save model.state_dict() alone"
+            f"{path}: {fault}, so nothing of it was loaded or run; save model.state_dict() alone"
         ) from None
     for key in WRAPPINGS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):

@@ -31,7 +31,7 @@ class Naming(NamedTuple):
     """
 
     module: Callable[[str, Sequence[str]], str]
-    libraries: str
+    libraries: tuple[str, ...]
     preprocessing: str = "imagenet"
     spec: Mapping[str, Any] = MappingProxyType({})
     epsilon: tuple[float, float] | None = None
@@ -150,7 +150,8 @@ def mixer(layer: str, layers: Sequence[str]) -> str:
     return ""
 
 
-BOTH = "torchvision and timm"
+BOTH = ("torchvision", "timm")
+TIMM = BOTH[1:]
 _ALEXNET = sequential({"fc6": "classifier.1", "fc7": "classifier.4", "logits": "classifier.6"})
 _VGG = sequential({"fc6": "classifier.0", "fc7": "classifier.3", "logits": "classifier.6"})
 _TIMM_VGG = (
@@ -168,30 +169,30 @@ _COUNTED = {
 _XCEPTION_POOLS = {f"block{i}": {"pool_padding": "centered"} for i in (2, 3, 4, 13)}
 
 _V3 = Naming(inception_v3, BOTH, "symmetric", _COUNTED)
-_V2 = Naming(resnet_v2, "timm", "symmetric", {"conv1_norm": False, "pool_padding": "centered"})
-_MIXER = Naming(mixer, "timm", "symmetric", {"approximate_gelu": False})
+_V2 = Naming(resnet_v2, TIMM, "symmetric", {"conv1_norm": False, "pool_padding": "centered"})
+_MIXER = Naming(mixer, TIMM, "symmetric", {"approximate_gelu": False})
 NAMINGS: Mapping[str, Naming] = MappingProxyType(
     {
-        "alexnet_owt": Naming(_ALEXNET, "torchvision"),
+        "alexnet_owt": Naming(_ALEXNET, BOTH[:1]),
         **{
             f"vgg{depth}{norm}": Naming(_VGG, BOTH, spellings=_TIMM_VGG)
             for depth in (11, 13, 16, 19)
             for norm in ("", "_bn")
         },
-        "inception_v1_bn": Naming(googlenet, "torchvision", "symmetric"),
+        "inception_v1_bn": Naming(googlenet, BOTH[:1], "symmetric"),
         "inception_v3": _V3,
-        "inception_v4": Naming(inception_v4, "timm", "symmetric"),
-        "inception_resnet_v2": Naming(inception_resnet_v2, "timm", "symmetric"),
-        "xception": Naming(xception, "timm", "symmetric", _XCEPTION_POOLS, epsilon=(1e-5, 1e-3)),
+        "inception_v4": Naming(inception_v4, TIMM, "symmetric"),
+        "inception_resnet_v2": Naming(inception_resnet_v2, TIMM, "symmetric"),
+        "xception": Naming(xception, TIMM, "symmetric", _XCEPTION_POOLS, epsilon=(1e-5, 1e-3)),
         **{f"resnet{depth}": Naming(resnet, BOTH) for depth in (18, 34, 50, 101, 152)},
-        "resnet200": Naming(resnet, "timm"),
+        "resnet200": Naming(resnet, TIMM),
         **{f"resnet{depth}_v2": _V2 for depth in (18, 34, 50, 101, 152)},
         **{
             f"densenet{depth}": Naming(densenet, BOTH, spellings=_OLD_DENSENET)
             for depth in (121, 161, 169, 201)
         },
         **{
-            f"repvgg_{size}": Naming(repvgg, "timm")
+            f"repvgg_{size}": Naming(repvgg, TIMM)
             for size in ("a0", "a1", "a2", "b0", "b1", "b1g4", "b2", "b2g4", "b3", "b3g4")
         },
         **{f"mixer_{size}": _MIXER for size in ("s32", "s16", "b32", "b16")},

@@ -338,7 +338,7 @@ def test_another_networks_file_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "others"), [("resnet50_v1", "resnet50"), ("nin", "alexnet_owt"), ("vgg16_c", "vgg16")]
+    ("name", "others"), [("resnet50_v1", "resnet50"), ("nin", "none"), ("vgg16_c", "vgg16")]
 )
 def test_a_network_that_they_do_not_have_is_refused(name, others, tmp_path):
     with pytest.raises(UsageError, match=f"{name}.*no such network.*{others}"):
@@ -423,6 +423,15 @@ def test_no_pickle_in_a_torch_file_is_run(torch, archive, tmp_path):
     with pytest.raises(UsageError, match="evil.pth"):
         state_dicts.read("resnet18", file)
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", pickle.dumps([1])])
+def test_torch_is_not_quoted_on_how_to_read_an_unsafe_file(torch, content, tmp_path):
+    file = tmp_path / "weights.pth"
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match="weights.pth: ") as refused:
+        state_dicts.read("resnet18", file)
+    assert "weights_only" not in str(refused.value)
 
 
 def test_a_torch_that_could_be_made_to_run_code_is_refused(torch, monkeypatch, tmp_path):
