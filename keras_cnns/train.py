@@ -1,16 +1,22 @@
 """Train a network by a recipe, into a run folder that a later call resumes."""
 
-import csv
 import json
-import math
 import sys
-import time
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_cnns import builder, data, evaluate, recipe as recipes, report, runs, spec as specs, zoo
+from keras_cnns import (
+    builder,
+    callbacks,
+    data,
+    evaluate,
+    recipe as recipes,
+    report,
+    runs,
+    spec as specs,
+    zoo,
+)
 from keras_cnns.cost import cost
 from keras_cnns.errors import UsageError
 from keras_cnns.preprocessing import scaling
@@ -188,21 +194,25 @@ def train(recipe: Recipe, out: str | Path, *, deterministic: bool = False) -> Ru
     held_out = batches(recipe, source, "validation", names)
     steps = data.steps_per_epoch(source, recipe.data.batch_size)
     trainer = compiled(model, recipe, steps)
-    record = _record(run.path, steps)
     if (run.path / "checkpoint.weights.h5").is_file():
         trainer.load_weights(run.path / "checkpoint.weights.h5")
     begun = int(trainer.optimizer.iterations.numpy()) // steps
     if begun:
         print(f"resuming {run.path} after epoch {begun} of {recipe.train.epochs}", file=sys.stderr)
-    trainer.fit(
-        batches(recipe, source, "train", names, first_epoch=begun),
-        shuffle=False,
-        validation_data=held_out,
-        initial_epoch=begun,
-        epochs=recipe.train.epochs,
-        callbacks=[record, keras.callbacks.TensorBoard(run.path / "tensorboard")],
-        verbose=1 if sys.stderr.isatty() else 2,
-    )
+    with callbacks.stopped_between_batches() as stop:
+        trainer.fit(
+            batches(recipe, source, "train", names, first_epoch=begun),
+            shuffle=False,
+            validation_data=held_out,
+            initial_epoch=begun,
+            epochs=recipe.train.epochs,
+            callbacks=[
+                callbacks.record(run.path, steps),
+                keras.callbacks.TensorBoard(run.path / "tensorboard"),
+                stop,
+            ],
+            verbose=1 if sys.stderr.isatty() else 2,
+        )
     with runs.replacing(run.path / "model.keras") as temporary:
         model = keras.Model(model.input, model.get_layer("predictions").output, name=model.name)
         model.save(temporary)
@@ -225,40 +235,6 @@ def _open_or_create(out: Path, recipe: Recipe, source: data.Source) -> Run:
     runs.write_text(out / "labels.txt", "\n".join(source.labels) + "\n")
     runs.write_text(out / "recipe.toml", recipes.to_toml(recipe))
     return runs.open_run(out)
-
-
-def _record(path: Path, steps: int) -> Any:
-    """Return the callback that keeps checkpoint.weights.h5 and history.csv, epoch by epoch."""
-    import keras
-
-    class Record(keras.callbacks.Callback):
-        def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
-            done = int(self.model.optimizer.iterations.numpy()) // steps
-            self.rows = runs.read_history(path)[:done]
-            self.begun = time.monotonic()
-
-        def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-            seconds = time.monotonic() - self.begun
-            self.begun = time.monotonic()
-            rate = float(self.model.optimizer.learning_rate.numpy())
-            found = {k.replace("predictions_", ""): float(v) for k, v in (logs or {}).items()}
-            if not math.isfinite(found["loss"]):
-                raise UsageError(
-                    f"the loss is {found['loss']} after epoch {epoch + 1}, so the training has "
-                    "diverged; choose a lower train.learning_rate and another --out"
-                )
-            self.rows.append(
-                {"epoch": epoch + 1, **found, "learning_rate": rate, "seconds": round(seconds, 2)}
-            )
-            with runs.replacing(path / "history.csv") as temporary, temporary.open("w") as file:
-                writer = csv.DictWriter(file, list(self.rows[0]), extrasaction="ignore")
-                writer.writeheader()
-                writer.writerows(self.rows)
-            # Last, so that a stop in between leaves a row too many, which a resume leaves out.
-            with runs.replacing(path / "checkpoint.weights.h5") as temporary:
-                self.model.save_weights(temporary)
-
-    return Record()
 
 
 def summarise(
