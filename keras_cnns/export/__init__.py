@@ -207,7 +207,13 @@ def _write(
         facts = onnx.write_onnx(deployed, path, name=name, labels=labels, **tried)
     else:
         facts = tflite.write_tflite(
-            deployed, path, quantization=target.quantization, calibration=calibration, **tried
+            deployed,
+            path,
+            quantization=target.quantization,
+            name=name,
+            labels=labels,
+            calibration=calibration,
+            **tried,
         )
     return {
         "file": target.file,

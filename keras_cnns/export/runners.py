@@ -11,6 +11,7 @@ import os
 import statistics
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,7 +78,11 @@ def load_tflite(path: str, threads: int) -> Runner:
         interpreter.invoke()
         return {output["name"]: interpreter.get_tensor(output["index"]) for output in outputs}
 
-    return Runner(_in_batches(run, 1), None)
+    labels = None
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            labels = archive.read("labels.txt").decode().splitlines()
+    return Runner(_in_batches(run, 1), labels)
 
 
 def load_savedmodel(path: str, threads: int) -> Runner:

@@ -2,12 +2,13 @@
 
 import gc
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_cnns.export import checks, runners
+from keras_cnns.export import checks, manifest, metadata, runners
 from keras_cnns.export.prepare import trace
 from keras_cnns.quiet import quiet
 
@@ -22,6 +23,8 @@ def write_tflite(
     path: Path,
     *,
     quantization: str,
+    name: str,
+    labels: Sequence[str],
     images: np.ndarray,
     kernels: int,
     calibration: np.ndarray | None = None,
@@ -34,6 +37,8 @@ def write_tflite(
         prepared: what `prepare.prepare` returned.
         path: the file to write.
         quantization: "float32", "float16", "dynamic" (int8 weights), "int8" (all int8).
+        name: the model's name.
+        labels: one per class; they go into the file, with what a client must know of the pixels.
         images: a few different uint8 images to try the file on.
         kernels: how many weights it must hold.
         calibration: uint8 images to measure the range of activations on, for int8.
@@ -63,13 +68,17 @@ def write_tflite(
         content = converter.convert()
     del traced, converter
     gc.collect()
-    content, facts = _finish(path.name, content)
+    image_shape = prepared.inputs[0].shape[1:]
+    version = manifest.versions().get("keras-cnns", "")
+    described = metadata.packed(name=name, image_shape=image_shape, version=version)
+    content, facts = _finish(path.name, content, described)
     if quantization == "int8" and facts["input_quantization"] != [1.0, 0]:
         raise checks.ExportError(
             f"{path.name}: its input has scale and zero point {facts['input_quantization']}, "
             "where bytes from a camera need [1.0, 0]"
         )
-    path.write_bytes(content)
+    description = {"name": name, "preprocessing": manifest.describe_input(image_shape)}
+    path.write_bytes(metadata.with_files(content, labels, description))
     checks.check_size(path.name, len(content), kernels, _BYTES_PER_WEIGHT[quantization])
     with quiet():
         outputs = runners.load("tflite", path).run(images)
@@ -89,8 +98,8 @@ def _samples(calibration: np.ndarray) -> Any:
         yield [pixels[None].astype(np.float32)]
 
 
-def _finish(file: str, content: bytes) -> tuple[bytes, dict[str, Any]]:
-    """Name the input and the output, and read which operations the file is made of."""
+def _finish(file: str, content: bytes, described: bytes) -> tuple[bytes, dict[str, Any]]:
+    """Name the input and the output, add metadata, and read which operations there are."""
     from tensorflow.lite.python import schema_py_generated as schema
     from tensorflow.lite.tools import flatbuffer_utils
 
@@ -102,6 +111,11 @@ def _finish(file: str, content: bytes) -> tuple[bytes, dict[str, Any]]:
     signature.inputs = [_named(graph, image, b"image")]
     signature.outputs = [_named(graph, probabilities, b"probabilities")]
     model.signatureDefs = [signature]
+    buffer, entry = schema.BufferT(), schema.MetadataT()
+    buffer.data = np.frombuffer(described, np.uint8)
+    entry.name, entry.buffer = metadata.BUFFER, len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata = [*(model.metadata or []), entry]
 
     builtins = {value: name for name, value in vars(schema.BuiltinOperator).items()}
     floats = {schema.TensorType.FLOAT32, schema.TensorType.FLOAT16}

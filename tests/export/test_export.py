@@ -1,6 +1,7 @@
 import json
 import os
 import tempfile
+import zipfile
 from pathlib import Path
 
 import keras
@@ -16,6 +17,7 @@ from keras_cnns.export import (
     manifest,
     plan,
     prepare,
+    runners,
     synthetic_images,
 )
 from keras_cnns.quiet import quiet
@@ -166,7 +168,7 @@ def test_a_file_without_its_weights_is_refused(make_net):
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         content = converter.convert()
     with pytest.raises(ExportError, match="VAR_HANDLE reads a variable"):
-        tflite._finish("model.tflite", content)
+        tflite._finish("model.tflite", content, b"")
     with pytest.raises(ExportError, match="cannot hold"):
         checks.check_size("model.tflite", len(content), prepare.kernel_count(model), 4)
 
@@ -413,3 +415,40 @@ def test_synthetic_images_are_varied_and_repeatable():
     assert (images == synthetic_images(16, (24, 40, 1), seed=3)).all()
     assert np.ptp(images.mean(axis=(1, 2, 3))) > 50
     assert images.std(axis=(1, 2, 3)).min() > 5
+
+
+def test_a_tflite_file_tells_the_task_library_what_it_takes(artifact):
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    for file in FILES:
+        if not file.endswith(".tflite"):
+            continue
+        with zipfile.ZipFile(artifact / file) as archive:
+            assert archive.read("labels.txt").decode().splitlines() == LABELS
+            described = json.loads(archive.read("keras_cnns.json"))
+        assert described["preprocessing"] == manifest.read(artifact)["input"]
+        model = flatbuffer_utils.convert_bytearray_to_object((artifact / file).read_bytes())
+        (entry,) = [m for m in model.metadata if m.name == b"TFLITE_METADATA"]
+        content = bytes(model.buffers[entry.buffer].data)
+        assert content[4:8] == b"M001"
+        for word in (b"tiny", b"labels.txt", b"image", b"probabilities"):
+            assert word in content
+
+
+def test_mediapipe_classifies_with_our_labels(artifact, images):
+    mediapipe = pytest.importorskip("mediapipe", reason="mediapipe is not installed")
+    vision = mediapipe.tasks.vision
+    for file in ("model.tflite", "model_int8.tflite"):
+        options = vision.ImageClassifierOptions(
+            base_options=mediapipe.tasks.BaseOptions(model_asset_path=str(artifact / file)),
+            max_results=len(LABELS),
+        )
+        expected = runners.load("tflite", artifact / file).run(images[:8])["probabilities"]
+        with vision.ImageClassifier.create_from_options(options) as classifier:
+            for pixels, scores in zip(images[:8], expected, strict=True):
+                image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels)
+                found = classifier.classify(image).classifications[0].categories
+                by_name = {category.category_name: category.score for category in found}
+                assert set(by_name) == set(LABELS)
+                received = [by_name[label] for label in LABELS]
+                np.testing.assert_allclose(received, scores, atol=1e-5)
