@@ -668,7 +668,7 @@ def test_the_table_cannot_be_changed():
         ({"include_top": False, "pooling": "mean"}, '"mean".*avg, max'),
         ({"pooling": "mean"}, '"mean".*avg, max'),
         ({"classifier_activation": "sofmax"}, "sofmax"),
-        ({"preprocessing": "caffe"}, '"caffe".*symmetric, unit, imagenet'),
+        ({"preprocessing": "centred"}, '"centred".*symmetric, unit, imagenet, caffe'),
         ({"preprocessing": "imagenet"}, '"imagenet" is for 3 channels, not 1'),
     ],
     ids=str,

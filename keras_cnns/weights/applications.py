@@ -132,9 +132,13 @@ def translate(theirs: "keras.Model", net: Net, include_top: bool) -> dict[str, l
         names = [weight.name for weight in layer.weights]
         arrays = dict(zip(names, layer.get_weights(), strict=True))
         if row.kind == "BatchNormalization":
-            arrays = {"gamma": np.ones_like(arrays["beta"]), **arrays}
-            arrays["moving_mean"] -= values.get(row.inputs[0], {}).pop("bias", 0)
-            arrays["moving_variance"] += layer.epsilon - sibling.epsilon
+            bias = values.get(row.inputs[0], {}).pop("bias", 0)
+            arrays = {
+                "gamma": np.ones_like(arrays["beta"]),
+                **arrays,
+                "moving_mean": arrays["moving_mean"] - bias,
+                "moving_variance": arrays["moving_variance"] + (layer.epsilon - sibling.epsilon),
+            }
         values[row.name] = arrays
     if sibling.preprocessing == "caffe":
         first = next(iter(values.values()))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Carried(NamedTuple):
-    """Weights that another library has trained, by the names of our layers.
+    """Weights that were trained elsewhere, by the names of our layers.
 
     `values` has the arrays of each layer in the order of Keras's `layer.weights`;
     `preprocessing`, as of `build`, is what they were trained with; `spec` the changes of the

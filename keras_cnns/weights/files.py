@@ -78,8 +78,8 @@ def _values(file: h5py.File) -> dict[str, list[np.ndarray]]:
 
 def _own(group: h5py.Group, name: str) -> Any:
     """Return what the file itself has under a name, and no link to elsewhere."""
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise UsageError(f"{group.name}/{name} is a link, which Keras does not make")
+    if isinstance(group.get(name, getlink=True), h5py.SoftLink | h5py.ExternalLink):
+        raise UsageError(f"its {name} is a link, which Keras does not make")
     return group[name]
 
 
