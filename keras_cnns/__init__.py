@@ -6,13 +6,15 @@ if TYPE_CHECKING:
     from keras_cnns.builder import build
     from keras_cnns.fusion import fuse
     from keras_cnns.fusion.predictor import predictor
+    from keras_cnns.pyramid import features
     from keras_cnns.zoo import list_models
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "build", "fuse", "list_models", "predictor"]
+__all__ = ["__version__", "build", "features", "fuse", "list_models", "predictor"]
 
 _PLACES = {
     "build": "keras_cnns.builder",
+    "features": "keras_cnns.pyramid",
     "fuse": "keras_cnns.fusion",
     "list_models": "keras_cnns.zoo",
     "predictor": "keras_cnns.fusion.predictor",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from keras_cnns import data, recipe as recipes
 from keras_cnns.errors import UsageError
-from keras_cnns.quiet import start_keras
+from keras_cnns.graph import load_model
 from keras_cnns.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -79,24 +79,6 @@ def with_data(recipe: Recipe, name: str | None) -> Recipe:
     if name is None:
         return recipe
     return replace(recipe, data=replace(recipe.data, name=name))
-
-
-def load_model(path: str | Path) -> "keras.Model":
-    """Return the model in a .keras file; code in it is refused.
-
-    Raises:
-        UsageError: for a file that is not a Keras model.
-    """
-    start_keras()
-    import keras
-
-    import keras_cnns.layers  # noqa: F401  registers our layers by name
-
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except (ValueError, OSError, TypeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"{path} cannot be read as a Keras model: {reason}") from None
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from keras_cnns import builder, data, runs, zoo
+from keras_cnns import builder, data, graph, runs, zoo
 from keras_cnns.errors import UsageError
 from keras_cnns.export import (
     Reference,
@@ -47,7 +47,7 @@ def find_subject(place: str) -> Subject:
     if path.suffix == ".keras":
         if not path.is_file():
             raise UsageError(f"{path} does not exist; give a .keras file")
-        return Subject(path.stem, lambda: runs.load_model(path))
+        return Subject(path.stem, lambda: graph.load_model(path))
     net = zoo.get(place)
     return Subject(net.name, lambda: fresh(net.name))
 

@@ -1,0 +1,89 @@
+"""How many bytes a network needs at once, read off its graph: float32, one image."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
+
+from keras_cnns.arithmetic import Shape
+from keras_cnns.trace import Row
+
+BYTES = 4  # of a float32
+
+# What may be written over its own input, where nobody else needs that: number by number, or the
+# same numbers in another shape.
+IN_PLACE = frozenset(
+    {
+        "Activation", "ActivityRegularization", "AlphaDropout", "BatchNormalization", "Clip",
+        "Dropout", "ELU", "Elu", "ExpandDims", "Flatten", "GELU", "GaussianDropout",
+        "GaussianNoise", "Gelu", "HardSigmoid", "HardSilu", "Identity", "LayerNormalization",
+        "LayerScale", "LeakyReLU", "LeakyRelu", "Normalization", "PReLU", "RMSNormalization",
+        "ReLU", "Relu", "Relu6", "Rescaling", "Reshape", "Sigmoid", "Silu", "Softmax",
+        "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "Squeeze", "StochasticDepth",
+        "Tanh",
+    }
+)  # fmt: skip
+
+
+def ends(rows: Iterable[Row], outputs: Iterable[str] = ()) -> list[str]:
+    """Return the layers whose output nobody takes, and `outputs`, which others may take as well."""
+    taken = {name for row in rows for name in row.inputs}
+    return sorted({*outputs, *(row.name for row in rows if row.name not in taken)})
+
+
+def schedule(rows: Iterable[Row], wanted: Iterable[str]) -> list[Row]:
+    """Return the layers that `wanted` ones come from, and these, in the order that is assumed.
+
+    Depth first, a layer's inputs in their order: that depends on the graph alone, not on the order
+    in which the layers were made.
+    """
+    by_name = {row.name: row for row in rows}
+    waiting = [name for name in wanted if name in by_name][::-1]
+    done: dict[str, Row] = {}
+    while waiting:
+        row = by_name[waiting[-1]]
+        missing = [name for name in row.inputs if name in by_name and name not in done]
+        if row.name in done:
+            waiting.pop()
+        elif missing:
+            waiting.extend(reversed(missing))
+        else:
+            done[waiting.pop()] = row
+    return list(done.values())
+
+
+def peak_activation_bytes(
+    rows: Sequence[Row], inputs: Mapping[str, Shape], outputs: Iterable[str] = ()
+) -> int:
+    """Return the largest sum of feature maps that are needed at once, during inference.
+
+    A layer's output is there beside its inputs; an input goes once no later layer takes it.
+    Activations, normalisations and the like are written over their input where they may be.
+
+    Args:
+        rows: of all layers.
+        inputs: shapes of what the network takes, which is there from the start.
+        outputs: layers whose output is the network's, besides those that no other layer takes.
+
+    >>> conv = Row("conv", "Conv2D", (4, 4, 2), 0, 0, (1, 1), (1, 1), ("image",))
+    >>> relu = Row("relu", "ReLU", (4, 4, 2), 0, 0, (1, 1), (1, 1), ("conv",))
+    >>> peak_activation_bytes([conv, relu], {"image": (4, 4, 3)}) // 4
+    80
+    """
+    left = Counter(name for row in rows for name in row.inputs)
+    left.update(outputs)
+    held = {name: BYTES * prod(shape) for name, shape in inputs.items()}
+    now = peak = sum(held.values())
+    for row in schedule(rows, ends(rows, outputs)):
+        size, first = row.activation_bytes, row.inputs[0]
+        alone = len(row.inputs) == 1 and left[first] == 1
+        if row.kind in IN_PLACE and alone and held[first] == size:
+            held[first] = 0  # it is this layer's output now
+        else:
+            now += size
+            peak = max(peak, now)
+        held[row.name] = size
+        for name in row.inputs:
+            left[name] -= 1
+            if left[name] == 0:
+                now -= held.pop(name)
+    return peak
