@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 
 from keras_cnns.arithmetic import Shape
+from keras_cnns.paths import ends, schedule
 from keras_cnns.trace import Row
 
 BYTES = 4  # of a float32
@@ -24,40 +25,22 @@ IN_PLACE = frozenset(
 )  # fmt: skip
 
 
-def ends(rows: Iterable[Row], outputs: Iterable[str] = ()) -> list[str]:
-    """Return the layers whose output nobody takes, and `outputs`, which others may take as well."""
-    taken = {name for row in rows for name in row.inputs}
-    return sorted({*outputs, *(row.name for row in rows if row.name not in taken)})
-
-
-def schedule(rows: Iterable[Row], wanted: Iterable[str]) -> list[Row]:
-    """Return the layers that `wanted` ones come from, and these, in the order that is assumed.
-
-    Depth first, a layer's inputs in their order: that depends on the graph alone, not on the order
-    in which the layers were made.
-    """
-    by_name = {row.name: row for row in rows}
-    waiting = [name for name in wanted if name in by_name][::-1]
-    done: dict[str, Row] = {}
-    while waiting:
-        row = by_name[waiting[-1]]
-        missing = [name for name in row.inputs if name in by_name and name not in done]
-        if row.name in done:
-            waiting.pop()
-        elif missing:
-            waiting.extend(reversed(missing))
-        else:
-            done[waiting.pop()] = row
-    return list(done.values())
-
-
 def peak_activation_bytes(
     rows: Sequence[Row], inputs: Mapping[str, Shape], outputs: Iterable[str] = ()
 ) -> int:
-    """Return the largest sum of feature maps that are needed at once, during inference.
+    """Return the largest sum of feature maps that are needed at once; see `live_bytes`."""
+    start = BYTES * sum(map(prod, inputs.values()))
+    return max(start, *live_bytes(rows, inputs, outputs).values())
 
-    A layer's output is there beside its inputs; an input goes once no later layer takes it.
-    Activations, normalisations and the like are written over their input where they may be.
+
+def live_bytes(
+    rows: Sequence[Row], inputs: Mapping[str, Shape], outputs: Iterable[str] = ()
+) -> dict[str, int]:
+    """Return the feature maps, in bytes, that there are when each layer has run, by its name.
+
+    That is for inference, in the order of `paths.schedule`. A layer's output is there beside its
+    inputs; an input goes once no later layer takes it. Activations, normalisations and the like
+    are written over their input where nobody else needs it.
 
     Args:
         rows: of all layers.
@@ -66,13 +49,13 @@ def peak_activation_bytes(
 
     >>> conv = Row("conv", "Conv2D", (4, 4, 2), 0, 0, (1, 1), (1, 1), ("image",))
     >>> relu = Row("relu", "ReLU", (4, 4, 2), 0, 0, (1, 1), (1, 1), ("conv",))
-    >>> peak_activation_bytes([conv, relu], {"image": (4, 4, 3)}) // 4
-    80
+    >>> live_bytes([conv, relu], {"image": (4, 4, 3)})
+    {'conv': 320, 'relu': 128}
     """
     left = Counter(name for row in rows for name in row.inputs)
     left.update(outputs)
     held = {name: BYTES * prod(shape) for name, shape in inputs.items()}
-    now = peak = sum(held.values())
+    now, found = sum(held.values()), {}
     for row in schedule(rows, ends(rows, outputs)):
         size, first = row.activation_bytes, row.inputs[0]
         alone = len(row.inputs) == 1 and left[first] == 1
@@ -80,10 +63,10 @@ def peak_activation_bytes(
             held[first] = 0  # it is this layer's output now
         else:
             now += size
-            peak = max(peak, now)
         held[row.name] = size
+        found[row.name] = now
         for name in row.inputs:
             left[name] -= 1
             if left[name] == 0:
                 now -= held.pop(name)
-    return peak
+    return found

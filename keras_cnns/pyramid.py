@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from keras_cnns import builder, graph
 from keras_cnns.arithmetic import Size
 from keras_cnns.errors import UsageError
-from keras_cnns.memory import ends, schedule
+from keras_cnns.paths import gates, trunk
 from keras_cnns.trace import Row
 
 if TYPE_CHECKING:
@@ -76,26 +76,19 @@ def choose(
     >>> {level: row.name for level, row in choose(builder.trace("alexnet").rows).items()}
     {2: 'conv1_lrn', 3: 'conv2_lrn', 4: 'conv4_relu', 5: 'conv5_pool'}
     """
-    order = max((schedule(rows, [end]) for end in ends(rows, outputs)), key=len)
-    names = {row.name for row in order}
-    taken_last = {name: i for i, row in enumerate(order) for name in row.inputs}
-    furthest = max(i for name, i in taken_last.items() if name not in names)
+    order = trunk(rows, outputs)
+    start = next((i for i, row in enumerate(order) if row.macs), len(order))
+    level = -1
     found: dict[int, Row] = {}
-    level: int | None = None
-    convolved = False
-    for i, row in enumerate(order):
-        on_every_path = furthest <= i  # nothing from before is taken after it
-        furthest = max(furthest, taken_last.get(row.name, i))
-        convolved = convolved or row.macs > 0
-        if not on_every_path:
-            continue
+    for i in gates(order):
+        row = order[i]
         if len(row.shape) != 3 or row.kind.startswith("Global"):
             break
         if row.stride is None:
-            found.pop(-1 if level is None else level, None)  # who knows how far it goes on
+            found.pop(level, None)  # who knows how far it goes on
             break
         level = _level(row.stride)
-        if level is None or not convolved or row.kind == "ZeroPadding2D":
+        if level < 0 or i < start or row.kind == "ZeroPadding2D":
             continue
         if (among is None or row.name in among) and (
             level not in found or row.shape[-1] >= found[level].shape[-1]
@@ -104,7 +97,7 @@ def choose(
     return dict(sorted(found.items()))
 
 
-def _level(stride: Size) -> int | None:
-    """Return k of a stride of 2**k in both directions, else None."""
+def _level(stride: Size) -> int:
+    """Return k of a stride of 2**k in both directions, else -1."""
     power = len(set(stride)) == 1 and stride[0].bit_count() == 1
-    return stride[0].bit_length() - 1 if power else None
+    return stride[0].bit_length() - 1 if power else -1

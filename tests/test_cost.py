@@ -16,7 +16,7 @@ from keras import layers, ops
 from keras_cnns import builder, spec as specs, zoo
 from keras_cnns.cost import cost, to_json
 from keras_cnns.errors import UsageError
-from keras_cnns.memory import ends, schedule
+from keras_cnns.paths import ends, schedule
 from keras_cnns.trace import Row
 
 # One of each kind of graph: a chain, groups, branches, and shortcuts of two kinds.
