@@ -275,7 +275,10 @@ def tune(
 @click.argument("model", metavar="RUN|NET|FILE.keras")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The artifact folder.")
 @click.option("--formats", default="savedmodel,tflite,onnx", show_default=True)
-@click.option("--quantize", default="", help="For TFLite: float16,dynamic,int8.")
+@click.option("--quantize", default="", help="Beside float32: float16,dynamic,int8.")
+@click.option(
+    "--layout", type=click.Choice(["NHWC", "NCHW"]), default="NHWC", help="Of ONNX's input [NHWC]."
+)
 @click.option("--data", help=f"To compare and calibrate on: {DATA_HELP} [a run's own]")
 @data_dir
 @as_json
@@ -284,6 +287,7 @@ def export(
     out: Path,
     formats: str,
     quantize: str,
+    layout: str,
     data: str | None,
     data_dir: str | None,
     as_json: bool,
@@ -294,7 +298,7 @@ def export(
 
         made = subject.export_subject(
             model, out, formats=_words(formats), quantize=_words(quantize), data_name=data,
-            data_dir=data_dir, progress=lambda line: click.echo(line, err=True),
+            data_dir=data_dir, layout=layout, progress=lambda line: click.echo(line, err=True),
         )  # fmt: skip
     if as_json:
         return print_json(made)

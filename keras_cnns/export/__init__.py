@@ -47,6 +47,7 @@ def export(
     labels: Sequence[str],
     reference: Reference,
     calibration: np.ndarray | None = None,
+    layout: str = "NHWC",
     cut: Mapping[str, Any] | None = None,
     progress: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
@@ -58,11 +59,13 @@ def export(
         out: the folder. One that `export` wrote before is replaced, once the new one is whole.
         name: the model's name, for the files' metadata.
         formats: of "savedmodel", "tflite", "onnx".
-        quantize: of "float16", "dynamic", "int8", written as TFLite beside the float32 file.
+        quantize: of "float16", "dynamic", "int8": written beside the float32 file, int8 as TFLite
+            and as ONNX, the others as TFLite.
         labels: one per class.
         reference: the images on which the files are compared with the model.
         calibration: images, uint8 or floats 0..255, to measure int8's ranges on; 100 to 200 of the
             training images are enough.
+        layout: of the ONNX files' input: "NHWC" or "NCHW".
         cut: how the model's data was cut into splits, for `verify --data`; kept in the manifest.
         progress: called with a line of text before each step.
 
@@ -76,6 +79,8 @@ def export(
     from keras_cnns.export import prepare
     from keras_cnns.export.verify import verify
 
+    if layout not in ("NHWC", "NCHW"):
+        raise UsageError(f'unknown layout "{layout}"; allowed are NHWC, NCHW')
     targets = plan(formats, quantize, calibrated=calibration is not None and len(calibration) > 0)
     check_folder(out)
     prepared = prepare.prepare(model)
@@ -91,7 +96,9 @@ def export(
             described["cut"] = dict(cut or {})
             for target in targets:
                 progress(f"writing {target.file}")
-                record = _write(target, folder, prepared, name, labels, reference, calibration)
+                record = _write(
+                    target, folder, prepared, name, labels, reference, calibration, layout
+                )
                 described["artifacts"].append(record)
             manifest.write(folder, described)
             progress("verifying every file in its own runtime")
@@ -189,13 +196,16 @@ def _write(
     labels: Sequence[str],
     reference: Reference,
     calibration: np.ndarray | None,
+    layout: str,
 ) -> dict[str, Any]:
     """Write one file and return its record."""
     from keras_cnns.export import onnx, prepare, saved_model, tflite
     from keras_cnns.fusion import fuse
 
     path = folder / target.file
-    deployed = fuse(prepared, lrn=_lrn(target))
+    # The int8 ONNX file is made from the float32 one.
+    made = (target.format, target.quantization) == ("onnx", "int8")
+    deployed = prepared if made else fuse(prepared, lrn=_lrn(target))
     tried: dict[str, Any] = {
         "images": reference.images[:_TRIED],
         "kernels": prepare.kernel_count(deployed),
@@ -203,8 +213,20 @@ def _write(
     started = time.perf_counter()
     if target.format == "savedmodel":
         facts = saved_model.write_saved_model(deployed, path, labels=labels, **tried)
+    elif made:
+        assert calibration is not None
+        source = folder / manifest.FILES["onnx", "float32"]
+        facts = onnx.write_int8(path, source, calibration=calibration, **tried)
     elif target.format == "onnx":
-        facts = onnx.write_onnx(deployed, path, name=name, labels=labels, **tried)
+        facts = onnx.write_onnx(deployed, path, name=name, labels=labels, layout=layout, **tried)
+        onnx.write_triton(
+            folder / manifest.TRITON,
+            name=name,
+            file=target.file,
+            layout=layout,
+            image_shape=prepared.inputs[0].shape[1:],
+            classes=len(labels),
+        )
     else:
         facts = tflite.write_tflite(
             deployed,

@@ -26,7 +26,9 @@ FILES = {
     ("tflite", "dynamic"): "model_dynamic.tflite",
     ("tflite", "int8"): "model_int8.tflite",
     ("onnx", "float32"): "model.onnx",
+    ("onnx", "int8"): "model_int8.onnx",
 }
+TRITON = "config.pbtxt"
 FORMATS = tuple(dict.fromkeys(format for format, _ in FILES))
 QUANTIZATIONS = tuple(q for q in dict.fromkeys(q for _, q in FILES) if q != "float32")
 
@@ -47,7 +49,7 @@ def plan(
 ) -> list[Target]:
     """Return the files that an export of these formats and quantizations writes.
 
-    Every format is written in float32; the quantizations are written beside it, for TFLite.
+    Every format is written in float32; the quantizations beside it, where the format has them.
 
     Args:
         formats: of "savedmodel", "tflite", "onnx".
@@ -59,7 +61,7 @@ def plan(
             images.
 
     >>> [target.file for target in plan(["onnx", "tflite"], ["int8"])]
-    ['model.onnx', 'model.tflite', 'model_int8.tflite']
+    ['model.onnx', 'model_int8.onnx', 'model.tflite', 'model_int8.tflite']
     """
     _check_words("format", formats, FORMATS)
     _check_words("quantization", quantize, QUANTIZATIONS)
@@ -110,7 +112,7 @@ def check_folder(out: str | Path) -> None:
         raise UsageError(f"{out} holds other files; give a new or an empty folder")
     if entries:
         read(out)
-        strangers = entries - {MANIFEST, LABELS, REFERENCE, *FILES.values()}
+        strangers = entries - {MANIFEST, LABELS, REFERENCE, TRITON, *FILES.values()}
         if strangers:
             raise UsageError(
                 f"{out} holds {min(strangers)}, which export did not write and would delete; "

@@ -1,4 +1,4 @@
-"""Write an ONNX file of opset 17 with an open batch, named outputs and its labels inside."""
+"""Write ONNX files of opset 17 with an open batch, named outputs and their labels inside."""
 
 import contextlib
 import gc
@@ -31,8 +31,9 @@ def write_onnx(
     labels: Sequence[str],
     images: np.ndarray,
     kernels: int,
+    layout: str = "NHWC",
 ) -> dict[str, Any]:
-    """Write a file that maps `image` (batch, height, width, channels) to logits and probabilities.
+    """Write a file that maps `image` to logits and probabilities.
 
     Args:
         prepared: what `prepare.prepare` returned.
@@ -41,6 +42,7 @@ def write_onnx(
         labels: one per class; they go into the metadata, as JSON, beside `preprocessing`.
         images: a few different uint8 images to try the file on.
         kernels: how many weights it must hold.
+        layout: of `image`: "NHWC", (batch, height, width, channels), or "NCHW".
 
     Returns:
         What is particular to this file: its input, outputs and operations.
@@ -58,31 +60,87 @@ def write_onnx(
             input_names=inputs,
             output_names=results,
             tensors_to_rename=dict(zip(inputs + results, ("image", *OUTPUTS), strict=True)),
+            inputs_as_nchw=inputs if layout == "NCHW" else None,
             opset=OPSET,
         )
     del graph
     gc.collect()
-    _finish(model, name=name, labels=labels, image_shape=prepared.inputs[0].shape[1:])
-    operations = Counter(node.op_type for node in model.graph.node)
-    strangers = {node.op_type for node in model.graph.node if node.domain}
-    if strangers:
-        raise checks.ExportError(f"{path.name}: {min(strangers)} is no operation of ONNX")
-    received = [value.name for value in model.graph.input]
-    if received != ["image"]:
-        raise checks.ExportError(f"{path.name}: its inputs are {received}, where image is wanted")
-    try:
-        onnx.checker.check_model(model, full_check=True)
-        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise checks.ExportError(f"{path.name}: the ONNX checker refuses it: {reason}") from error
+    image_shape = prepared.inputs[0].shape[1:]
+    _finish(model, name=name, labels=labels, image_shape=image_shape, layout=layout)
+    _check_graph(path.name, model)
     onnx.save(model, str(path))
+    operations = Counter(node.op_type for node in model.graph.node)
     del model
     checks.check_size(path.name, path.stat().st_size, kernels, bytes_per_weight=4)
+    return _tried(path, images, operations, layout)
+
+
+def write_int8(
+    path: Path, source: Path, *, images: np.ndarray, kernels: int, calibration: np.ndarray
+) -> dict[str, Any]:
+    """Write a float32 file again with int8 weights, and activations rounded between operations.
+
+    The nodes that round (QuantizeLinear, DequantizeLinear) tell a runtime which operations it may
+    compute in integers. Weights have a scale for each channel, activations of uint8 one for each
+    tensor, from their smallest and largest value on the calibration images.
+
+    Args:
+        path: the file to write.
+        source: what `write_onnx` wrote.
+        images: a few different uint8 images to try the file on.
+        kernels: how many weights it must hold.
+        calibration: uint8 images.
+
+    Returns:
+        What is particular to this file.
+
+    Raises:
+        ExportError: the file failed a check.
+    """
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Samples(quantization.CalibrationDataReader):
+        def __init__(self, layout: str) -> None:
+            self.waiting = iter(runners.as_layout(calibration[:, None], layout))
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            image = next(self.waiting, None)
+            return None if image is None else {"image": image.astype(np.float32)}
+
+    notes = {note.key: note.value for note in onnx.load(source).metadata_props}
+    layout = json.loads(notes["preprocessing"])["layout"]
+    inferred = path.with_name(f"{path.name}.inferred")
+    with quiet():
+        quant_pre_process(str(source), str(inferred), skip_symbolic_shape=True)
+        nodes = onnx.load(inferred).graph.node
+        quantization.quantize_static(
+            str(inferred),
+            str(path),
+            Samples(layout),
+            quant_format=quantization.QuantFormat.QDQ,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            per_channel=True,
+            # Steps of 1/256 cannot tell a thousand probabilities apart.
+            nodes_to_exclude=[n.name for n in nodes if n.op_type == "Softmax"],
+        )
+    inferred.unlink()
+    model = onnx.load(path)
+    _check_graph(path.name, model)
+    operations = Counter(node.op_type for node in model.graph.node)
+    checks.check_size(path.name, path.stat().st_size, kernels, bytes_per_weight=1)
+    return _tried(path, images, operations, layout)
+
+
+def _tried(path: Path, images: np.ndarray, operations: Counter[str], layout: str) -> dict[str, Any]:
+    """Run a file on images, check what comes out, and return what is particular to the file."""
     outputs = runners.load("onnx", path).run(images)
     checks.check_outputs(path.name, outputs)
     return {
         "input_dtype": "float32",
+        "layout": layout,
         "batch": None,
         "outputs": sorted(outputs),
         "opset": OPSET,
@@ -90,7 +148,27 @@ def write_onnx(
     }
 
 
-def _finish(model: Any, *, name: str, labels: Sequence[str], image_shape: Sequence[int]) -> None:
+def _check_graph(file: str, model: Any) -> None:
+    """Refuse operations, inputs and shapes that a runtime would."""
+    import onnx
+
+    strangers = {node.op_type for node in model.graph.node if node.domain}
+    if strangers:
+        raise checks.ExportError(f"{file}: {min(strangers)} is no operation of ONNX")
+    received = [value.name for value in model.graph.input]
+    if received != ["image"]:
+        raise checks.ExportError(f"{file}: its inputs are {received}, where image is wanted")
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise checks.ExportError(f"{file}: the ONNX checker refuses it: {reason}") from error
+
+
+def _finish(
+    model: Any, *, name: str, labels: Sequence[str], image_shape: Sequence[int], layout: str
+) -> None:
     """Name the batch, drop imports that no node uses, and put labels and preprocessing inside."""
     import onnx
 
@@ -109,8 +187,28 @@ def _finish(model: Any, *, name: str, labels: Sequence[str], image_shape: Sequen
         {
             "name": name,
             "labels": json.dumps(list(labels), ensure_ascii=False),
-            "preprocessing": json.dumps(manifest.describe_input(image_shape)),
+            "preprocessing": json.dumps(manifest.describe_input(image_shape) | {"layout": layout}),
         },
+    )
+
+
+def write_triton(
+    path: Path, *, name: str, file: str, layout: str, image_shape: Sequence[int], classes: int
+) -> None:
+    """Write what Triton wants to know: NAME/config.pbtxt, where the file is NAME/1/model.onnx."""
+    height, width, channels = image_shape
+    shape = [height, width, channels] if layout == "NHWC" else [channels, height, width]
+    outputs = ",\n".join(
+        f'  {{ name: "{output}" data_type: TYPE_FP32 dims: [ {classes} ] '
+        'label_filename: "labels.txt" }'
+        for output in OUTPUTS
+    )
+    path.write_text(
+        f'name: "{name}"\nbackend: "onnxruntime"\ndefault_model_filename: "{file}"\n'
+        f"max_batch_size: 64\ninput [\n  "
+        f'{{ name: "image" data_type: TYPE_FP32 dims: [ {", ".join(map(str, shape))} ] }}\n]\n'
+        f"output [\n{outputs}\n]\ndynamic_batching {{ }}\n",
+        encoding="utf-8",
     )
 
 

@@ -35,6 +35,7 @@ TOLERANCES = {
     ("tflite", "float16"): Tolerance(5e-3, 0.999),
     ("tflite", "dynamic"): Tolerance(None, 0.98, psnr_db=45),
     ("tflite", "int8"): Tolerance(None, 0.96, psnr_db=35, accuracy_drop=0.01),
+    ("onnx", "int8"): Tolerance(None, 0.96, psnr_db=35, accuracy_drop=0.01),
 }
 
 

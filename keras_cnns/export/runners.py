@@ -56,12 +56,20 @@ def load_onnx(path: str, threads: int) -> Runner:
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 
-    def run(pixels: np.ndarray) -> dict[str, np.ndarray]:
-        results = session.run(names, {"image": pixels.astype(np.float32)})
-        return dict(zip(names, results, strict=True))
+    notes = session.get_modelmeta().custom_metadata_map
+    layout = json.loads(notes.get("preprocessing", "{}")).get("layout", "NHWC")
 
-    labels = session.get_modelmeta().custom_metadata_map.get("labels")
+    def run(pixels: np.ndarray) -> dict[str, np.ndarray]:
+        image = as_layout(pixels, layout).astype(np.float32)
+        return dict(zip(names, session.run(names, {"image": image}), strict=True))
+
+    labels = notes.get("labels")
     return Runner(_in_batches(run, BATCH), None if labels is None else json.loads(labels))
+
+
+def as_layout(images: np.ndarray, layout: str) -> np.ndarray:
+    """Return images (..., height, width, channels) in a file's layout, NHWC or NCHW."""
+    return images if layout == "NHWC" else np.ascontiguousarray(np.moveaxis(images, -1, -3))
 
 
 def load_tflite(path: str, threads: int) -> Runner:
@@ -89,15 +97,16 @@ def load_savedmodel(path: str, threads: int) -> Runner:
     """Load a SavedModel's `serving_default` signature into TensorFlow."""
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(path)
+    place = max(Path(path).glob("[0-9]*"), key=lambda version: int(version.name))
+    loaded = tf.saved_model.load(str(place))
 
     # `loaded` is a default so that it lives as long as run: a signature does not own its variables.
     def run(pixels: np.ndarray, loaded: Any = loaded) -> dict[str, np.ndarray]:
         image = tf.constant(pixels, tf.float32)
         outputs = loaded.signatures["serving_default"](image=image)
-        return {name: output.numpy() for name, output in outputs.items()}
+        return {name: outputs[name].numpy() for name in ("logits", "probabilities")}
 
-    labels = Path(path, "assets", "labels.txt")
+    labels = place / "assets" / "labels.txt"
     text = labels.read_text(encoding="utf-8") if labels.is_file() else None
     return Runner(_in_batches(run, BATCH), None if text is None else text.splitlines())
 

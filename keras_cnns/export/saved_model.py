@@ -1,11 +1,12 @@
-"""Write a SavedModel, which TensorFlow and TF-Serving load without any code of ours."""
+"""Write a SavedModel, which TensorFlow, TF-Serving and Triton load without any code of ours."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_cnns import data
 from keras_cnns.export import checks, manifest, runners
 from keras_cnns.quiet import quiet
 
@@ -13,11 +14,20 @@ if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
+# Servers look for models under the number of their version.
+VERSION = "1"
+TOP = 5
+
 
 def write_saved_model(
     prepared: "keras.Model", path: Path, *, labels: Sequence[str], images: np.ndarray, kernels: int
 ) -> dict[str, Any]:
-    """Write a folder with the signature `serving_default`: image -> logits, probabilities.
+    """Write a folder `1` with three signatures, in a folder that servers take as the model's.
+
+    `serving_default` takes `image`: floats (batch, height, width, channels) from 0 to 255 at the
+    network's own size. `pixels` takes uint8 images of any one size; they are resized and cropped as
+    the manifest says. `encoded` takes the bytes of JPEG or PNG files, each of its own size. All
+    give logits, probabilities, and the surest classes as `top_labels` and `top_probabilities`.
 
     Args:
         prepared: what `prepare.prepare` returned.
@@ -27,7 +37,7 @@ def write_saved_model(
         kernels: how many weights it must hold.
 
     Returns:
-        What is particular to this file: its input, its outputs.
+        What is particular to this file: its input, its outputs, its signatures.
 
     Raises:
         ExportError: the file failed a check.
@@ -35,21 +45,92 @@ def write_saved_model(
     import keras
     import tensorflow as tf
 
-    image = tf.TensorSpec((None, *prepared.inputs[0].shape[1:]), tf.float32, name="image")
+    shape = tuple(prepared.inputs[0].shape[1:])
+    names = tf.constant(list(labels))
 
-    def serve(image: "tf.Tensor") -> dict[str, "tf.Tensor"]:
-        return prepared(image, training=False)
+    def answers(image: "tf.Tensor") -> dict[str, "tf.Tensor"]:
+        found = prepared(image, training=False)
+        best = tf.math.top_k(found["probabilities"], min(TOP, len(labels)))
+        top = {"top_labels": tf.gather(names, best.indices), "top_probabilities": best.values}
+        return {**found, **top}
 
+    def of_pixels(pixels: "tf.Tensor") -> dict[str, "tf.Tensor"]:
+        return answers(data.fit_image(pixels, shape))
+
+    def of_files(encoded: "tf.Tensor") -> dict[str, "tf.Tensor"]:
+        def read(content: "tf.Tensor") -> "tf.Tensor":
+            image = tf.io.decode_image(content, shape[-1], expand_animations=False)
+            return data.fit_image(tf.ensure_shape(image, (None, None, shape[-1])), shape)
+
+        return answers(tf.map_fn(read, encoded, fn_output_signature=tf.float32))
+
+    any_size = (None, None, None, shape[-1])
+    signatures: Mapping[str, Any] = {
+        "serving_default": (answers, tf.TensorSpec((None, *shape), tf.float32, name="image")),
+        "pixels": (of_pixels, tf.TensorSpec(any_size, tf.uint8, name="pixels")),
+        "encoded": (of_files, tf.TensorSpec((None,), tf.string, name="encoded")),
+    }
+    place = path / VERSION
     with quiet():
-        # The endpoint brings its variables along; archive.track would write them a second time.
+        # An endpoint brings its variables along; archive.track would write them a second time.
         archive = keras.export.ExportArchive()
-        archive.add_endpoint("serving_default", serve, [image])
-        archive.write_out(str(path), verbose=False)
-        (path / "assets").mkdir(exist_ok=True)
-        manifest.write_labels(path / "assets" / "labels.txt", labels)
+        for name, (function, image) in signatures.items():
+            archive.add_endpoint(name, function, [image])
+        archive.write_out(str(place), verbose=False)
+        (place / "assets").mkdir(exist_ok=True)
+        manifest.write_labels(place / "assets" / "labels.txt", labels)
+        warm_up(place / "assets.extra", np.zeros((1, *shape), np.float32))
         checks.check_size(path.name, checks.folder_bytes(path), kernels, bytes_per_weight=4)
         outputs = runners.load("savedmodel", path).run(images)
-    if set(outputs) != {"logits", "probabilities"}:
-        raise checks.ExportError(f"{path.name}: its outputs are {sorted(outputs)}")
-    checks.check_outputs(path.name, outputs)
-    return {"input_dtype": "float32", "batch": None, "outputs": sorted(outputs)}
+        checks.check_outputs(path.name, outputs)
+        _check_signatures(path.name, place, images[:1], outputs)
+    return {
+        "input_dtype": "float32",
+        "batch": None,
+        "outputs": sorted(outputs),
+        "signatures": sorted(signatures),
+    }
+
+
+def _check_signatures(
+    file: str, place: Path, images: np.ndarray, outputs: Mapping[str, np.ndarray]
+) -> None:
+    """Check that each signature gives the same answer on an image at the network's size."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(place))
+    encoded = tf.constant([tf.io.encode_png(image).numpy() for image in images])
+    for name, inputs in (
+        ("pixels", {"pixels": tf.constant(images)}),
+        ("encoded", {"encoded": encoded}),
+    ):
+        found = loaded.signatures[name](**inputs)["probabilities"].numpy()
+        if not np.allclose(found, outputs["probabilities"][: len(images)], atol=1e-5):
+            raise checks.ExportError(f"{file}: its signature {name} gives other probabilities")
+
+
+def warm_up(folder: Path, image: np.ndarray) -> None:
+    """Write the request that TF-Serving sends to itself before it serves, to have all ready.
+
+    It is a PredictionLog of tensorflow_serving/apis/prediction_log.proto, whose classes no package
+    brings along that installs beside TensorFlow: predict_log (6), request (1), in it the model_spec
+    (1) with its signature_name (3), and inputs (2), a map from names (1) to tensors (2).
+    """
+    import tensorflow as tf
+
+    folder.mkdir(exist_ok=True)
+    tensor = tf.make_tensor_proto(image).SerializeToString()
+    spec = _field(3, b"serving_default")
+    request = _field(1, spec) + _field(2, _field(1, b"image") + _field(2, tensor))
+    log = _field(6, _field(1, request))
+    with tf.io.TFRecordWriter(str(folder / "tf_serving_warmup_requests")) as writer:
+        writer.write(log)
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """Return a field of a protocol buffer that holds bytes, text or another message."""
+    length, size = bytearray(), len(content)
+    while size > 127:
+        length.append(size & 127 | 128)
+        size >>= 7
+    return bytes([number << 3 | 2, *length, size]) + content

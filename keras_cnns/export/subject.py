@@ -80,6 +80,7 @@ def export_subject(
     quantize: Sequence[str] = (),
     data_name: str | None = None,
     data_dir: str | None = None,
+    layout: str = "NHWC",
     progress: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
     """Export a run, a network or a file, compared on test images where there are any.
@@ -128,6 +129,7 @@ def export_subject(
         labels=labels,
         reference=reference,
         calibration=calibration,
+        layout=layout,
         cut=_cut(subject.run),
         progress=progress,
     )

@@ -191,7 +191,11 @@ def test_outputs_that_say_nothing_are_refused(outputs, match):
         (["onxx"], [], 'did you mean "onnx"'),
         ([], [], "no format was given"),
         (["tflite"], ["int4"], '"int4" is not a quantization; it can be float16, dynamic, int8'),
-        (["onnx"], ["int8"], "int8 is a quantization of tflite, and the formats are onnx"),
+        (
+            ["savedmodel"],
+            ["int8"],
+            "int8 is a quantization of tflite, onnx, and the formats are savedmodel",
+        ),
     ],
 )
 def test_what_cannot_be_exported_is_said_before_any_work(formats, quantize, match):
@@ -415,6 +419,108 @@ def test_synthetic_images_are_varied_and_repeatable():
     assert (images == synthetic_images(16, (24, 40, 1), seed=3)).all()
     assert np.ptp(images.mean(axis=(1, 2, 3))) > 50
     assert images.std(axis=(1, 2, 3)).min() > 5
+
+
+def test_onnx_takes_channels_first_where_asked(make_net, images, tmp_path):
+    import onnx
+
+    made = export(
+        make_net(),
+        tmp_path / "out",
+        name="tiny",
+        formats=["onnx"],
+        quantize=["int8"],
+        labels=LABELS,
+        reference=Reference(images),
+        calibration=synthetic_images(32, images.shape[1:], seed=1),
+        layout="NCHW",
+    )
+    assert [(a["file"], a["layout"], a["passed"]) for a in made["artifacts"]] == [
+        ("model.onnx", "NCHW", True),
+        ("model_int8.onnx", "NCHW", True),
+    ]
+    for artifact in made["artifacts"]:
+        graph = onnx.load(tmp_path / "out" / artifact["file"]).graph
+        assert [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim][1:] == [3, 32, 32]
+    triton = (tmp_path / "out" / "config.pbtxt").read_text()
+    assert 'name: "image" data_type: TYPE_FP32 dims: [ 3, 32, 32 ]' in triton
+    with pytest.raises(UsageError, match='unknown layout "CHW"; allowed are NHWC, NCHW'):
+        export(
+            make_net(),
+            tmp_path / "other",
+            name="tiny",
+            labels=LABELS,
+            reference=Reference(images),
+            layout="CHW",
+        )
+
+
+def test_int8_onnx_computes_in_integers(records, artifact):
+    operations = records["model_int8.onnx"]["operations"]
+    assert operations["DequantizeLinear"] > operations["QuantizeLinear"] > 3
+    assert records["model_int8.onnx"]["bytes"] < records["model.onnx"]["bytes"]
+    assert 'name: "tiny"' in (artifact / "config.pbtxt").read_text()
+
+
+def test_a_saved_model_takes_pixels_of_any_size_and_files(artifact, images, tmp_path):
+    import tensorflow as tf
+    from PIL import Image
+
+    from keras_cnns import data
+
+    place = artifact / "saved_model" / "1"
+    signatures = tf.saved_model.load(str(place)).signatures
+    assert set(signatures) == {"serving_default", "pixels", "encoded"}
+    height, width, channels = images.shape[1:]
+    big = np.random.default_rng(0).integers(0, 256, (2, 50, 71, channels), np.uint8)
+    files = []
+    for i, pixels in enumerate(big):
+        Image.fromarray(pixels[: 50 - 9 * i]).save(tmp_path / f"{i}.png")
+        files.append(tmp_path / f"{i}.png")
+    fitted = np.stack([data.read_image(file, (height, width, channels)) for file in files])
+    expected = runners.load("savedmodel", artifact / "saved_model").run(fitted)
+    found = signatures["encoded"](encoded=tf.constant([file.read_bytes() for file in files]))
+    np.testing.assert_allclose(found["logits"], expected["logits"], rtol=1e-4, atol=1e-4)
+    of_first = signatures["pixels"](pixels=tf.constant(big[:1]))
+    np.testing.assert_allclose(of_first["logits"], expected["logits"][:1], rtol=1e-4, atol=1e-4)
+    best = np.argsort(-expected["probabilities"], axis=1)[:, :5]
+    names = [[label.decode() for label in row] for row in found["top_labels"].numpy()]
+    assert names == [[LABELS[i] for i in row] for row in best]
+    scores = np.take_along_axis(expected["probabilities"], best, 1)
+    np.testing.assert_allclose(found["top_probabilities"], scores, atol=1e-5)
+
+
+def test_a_saved_model_warms_itself_up(artifact):
+    import tensorflow as tf
+    from tensorflow.core.framework import tensor_pb2
+
+    place = artifact / "saved_model" / "1" / "assets.extra" / "tf_serving_warmup_requests"
+    (record,) = tf.data.TFRecordDataset(str(place))
+    content = record.numpy()
+    request = field(field(content, 6), 1)
+    assert field(field(request, 1), 3) == b"serving_default"
+    inputs = field(request, 2)
+    assert field(inputs, 1) == b"image"
+    tensor = tensor_pb2.TensorProto.FromString(field(inputs, 2))
+    assert tf.make_ndarray(tensor).shape == (1, 32, 32, 3)
+
+
+def field(message, number):
+    """The bytes of a field of a protocol buffer; all fields of these messages hold bytes."""
+    place = 0
+    while place < len(message):
+        key, size, shift = message[place], 0, 0
+        while True:
+            place += 1
+            size |= (message[place] & 127) << shift
+            shift += 7
+            if message[place] < 128:
+                break
+        content = message[place + 1 : place + 1 + size]
+        if key == number << 3 | 2:
+            return content
+        place += 1 + size
+    raise AssertionError(f"no field {number}")
 
 
 def test_a_tflite_file_tells_the_task_library_what_it_takes(artifact):
