@@ -380,7 +380,7 @@ MAIN = {"a_pad", "a_conv", "a_bn", "a_relu", "b_pad", "b_conv", "b_bn", "b_relu"
         ({"filters": 8, "bottleneck": True}, (6, 6, 32), {"shortcut_conv", "shortcut_bn"}),
         ({"filters": 8, "bottleneck": True, "shortcut": "zeros"}, (6, 6, 32), {"zeros"}),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value)) if isinstance(value, set) else str(value),
 )  # fmt: skip
 def test_the_shortcut_is_the_map_itself_where_it_fits(arguments, shape, layers):
     arguments = {"filters": 16, **arguments}
