@@ -6,7 +6,6 @@ python app.py ARTIFACT
 import argparse
 import asyncio
 import base64
-import binascii
 import contextlib
 import dataclasses
 import io
@@ -95,6 +94,7 @@ def create_app(model: Model, settings: Settings) -> ASGIApp:
     async def health() -> dict[str, Any]:
         return {
             "status": "ok",
+            "pid": os.getpid(),
             "model": model.name,
             "sha256": model.sha256,
             "input_shape": model.shape,
@@ -120,10 +120,10 @@ def create_app(model: Model, settings: Settings) -> ASGIApp:
                 )
             file.seek(0)
             return read_pixels(file, model.shape, int(settings.max_megapixels * 1e6))
-        except binascii.Error:
-            raise HTTPException(400, f"{name}: it is not base64") from None
         except BadImageError as error:
             raise HTTPException(400, f"{name}: {error}") from None
+        except ValueError:
+            raise HTTPException(400, f"{name}: it is not base64") from None
 
     @app.post("/predict")
     async def predict(request: Request, top: int = Query(5, ge=1)) -> dict[str, Any]:
@@ -193,8 +193,7 @@ async def read_files(
     files: list[tuple[str, BinaryIO | str]]
     try:
         if kind == "multipart/form-data":
-            # One more than allowed, so that the refusal below is ours.
-            form = await stack.enter_async_context(bounded.form(max_files=settings.max_files + 1))
+            form = await stack.enter_async_context(bounded.form(max_files=settings.max_files))
             uploads = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
             files = [(shown(part.filename, i), part.file) for i, part in enumerate(uploads, 1)]
         elif kind == "application/json":
@@ -202,6 +201,8 @@ async def read_files(
             images = content.get("images") if isinstance(content, dict) else None
             if not isinstance(images, list) or not all(isinstance(i, str) for i in images):
                 raise HTTPException(400, 'the JSON is not {"images": ["BASE64", ...]}')
+            if len(images) > settings.max_files:
+                raise HTTPException(400, f"too many images, where {settings.max_files} are allowed")
             files = [(f"image {i}", text) for i, text in enumerate(images, 1)]
         else:
             raise HTTPException(415, "send a form with files (multipart/form-data) or JSON")
@@ -211,10 +212,6 @@ async def read_files(
         raise HTTPException(400, "the body is not valid JSON") from None
     if not files:
         raise HTTPException(400, "there is no image in the request; send one or more files")
-    if len(files) > settings.max_files:
-        raise HTTPException(
-            413, f"there are too many images, where at most {settings.max_files} are allowed"
-        )
     return files
 
 

@@ -189,6 +189,7 @@ def main() -> int:
     arguments, server_flags = parser.parse_known_args()
     artifact = arguments.artifact
     images = np.load(Path(artifact, "reference.npz"))["images"]
+    load_before = os.getloadavg()
     loops = {f"batch {n}": round(bare(artifact, images, n), 1) for n in (1, 16)}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -217,8 +218,10 @@ def main() -> int:
         code = server.wait(60)
     unanswered = sum(sent.values()) - sum(found["answered"].values())
     record = {
-        "machine": f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, shared by server "
-        "and clients",
+        "command": f"python export/server/load.py ARTIFACT {' '.join(sys.argv[2:])}",
+        "machine": f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, shared by server, "
+        "clients and whatever else ran (see load_average)",
+        "load_average": {"before": load_before, "after": os.getloadavg()},
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "model": health["model"],
         "clients": arguments.clients,

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 
 SCHEMA = "keras_cnns artifact 1"
+_DAMAGE = (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError)
 
 
 class Model(NamedTuple):
@@ -47,7 +48,7 @@ def open_model(folder: str | Path, threads: int) -> Model:
             f"{error.filename} cannot be read ({error.strerror}); "
             "give a folder that keras-cnns export wrote"
         ) from None
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except _DAMAGE as error:
         raise ValueError(f"{place} is damaged ({error!r}); export the model again") from None
     # What was checked is what runs: the file is not opened a second time.
     digest = hashlib.sha256(content).hexdigest()
