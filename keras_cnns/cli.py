@@ -95,36 +95,40 @@ def list_(
 
 
 @main.command()
-@click.argument("network")
+@click.argument("network", metavar="NET|RECIPE.toml|RUN|FILE.keras")
 @click.option("--layers", is_flag=True, help="Print the table of layers.")
+@click.option(
+    "--batch-size", default=32, show_default=True, type=click.IntRange(1), help="For training."
+)
+@click.option("--html", type=click.Path(path_type=Path), help="Draw the network on a page.")
 @as_json
-def show(network: str, layers: bool, as_json: bool) -> None:
-    """Show the spec of NETWORK (a name, a run folder or a .keras file) and what it costs."""
-    from keras_cnns import cost, runs, spec, zoo
+def show(network: str, layers: bool, batch_size: int, html: Path | None, as_json: bool) -> None:
+    """Show what a network costs, its spec, its layers."""
+    from keras_cnns import cost, runs
+    from keras_cnns.show import find, summary
 
-    path, shown = Path(network), None
-    if path.suffix == ".keras":
-        found = cost.cost(path)
-    elif path.is_dir() and network not in zoo.NETS:
-        run = runs.open_run(path)
-        shown = run.recipe.model.spec
-        found = cost.cost(
-            run.recipe.model.name,
-            input_shape=run.image_shape,
-            num_classes=len(run.labels),
-            spec=shown,
-        )
-    else:
-        shown = spec.to_dict(zoo.spec_of(network))
-        found = cost.cost(network)
+    if html and html.is_dir():
+        raise UsageError(f"{html} is a folder; --html is a file")
+    with working():
+        found, spec = find(network)
+    if html:
+        from keras_cnns import picture
+
+        runs.prepare_folder(html.resolve().parent)
+        picture.write(html, found, batch_size=batch_size)
     if as_json:
-        return print_json(cost.to_json(found) | ({"spec": shown} if shown else {}))
-    click.echo(f"{found.name}: {found.params:,} parameters, {found.macs:,} MACs")
-    for row, value in (shown or {}).items():
+        return print_json(
+            cost.to_json(found, batch_size=batch_size) | ({"spec": spec} if spec else {})
+        )
+    for line in summary(found, batch_size=batch_size):
+        click.echo(line)
+    for row, value in (spec or {}).items():
         click.echo(f"  {row} = {json.dumps(value)}")
     if layers:
         header = ("layer", "type", "output", "params", "MACs", "bytes", "sees", "stride")
         table(header, [_layer(row) for row in found.layers])
+    if html:
+        click.echo(f"{html} shows it")
 
 
 def _layer(row: "Row") -> tuple[Any, ...]:

@@ -70,3 +70,15 @@ def live_bytes(
             if left[name] == 0:
                 now -= held.pop(name)
     return found
+
+
+def in_words(size: int) -> str:
+    """Return bytes with their unit.
+
+    >>> in_words(251_000_000), in_words(84)
+    ('251.0 MB', '84 B')
+    """
+    if size < 1000:
+        return f"{size} B"
+    power = min((len(str(size)) - 1) // 3, 4)
+    return f"{size / 1000**power:.1f} {' kMGT'[power]}B"

@@ -76,10 +76,9 @@ def write(
             split), `max_macs`, `narrowed`, `start` and `objective` where there are such.
         artifacts: what `keras-cnns verify --json` lists.
     """
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(number=number, short=short)
-    template = files("keras_cnns").joinpath("report.html").read_text("utf-8")
-    page = environment.from_string(template).render(
+    write_page(
+        path,
+        "report.html",
         title=title,
         facts=facts or {},
         large=[name for name, value in (facts or {}).items() if re.fullmatch(NUMBER, value)],
@@ -88,6 +87,16 @@ def write(
         search=_search(trials) if trials else None,
         artifacts=artifacts,
     )
+
+
+def write_page(path: str | os.PathLike[str], template: str, **values: Any) -> None:
+    """Write a page made of a template of this package; an older page stays until it is complete."""
+    loader = jinja2.FunctionLoader(lambda name: (files("keras_cnns") / name).read_text("utf-8"))
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(number=number, short=short)
+    page = environment.get_template(template).render(values)
     unfinished = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
     try:
         unfinished.write_text(page, encoding="utf-8", errors="replace")
@@ -148,7 +157,7 @@ def _curves(title: str, width: int, epochs: np.ndarray, curves: Mapping[str, np.
         axes.yaxis.set_major_formatter(PercentFormatter(1) if title == "Accuracy" else "{x:g}")
 
     drawn = np.isfinite(list(curves.values())).any()
-    return _svg(title, width, 250, paint) if drawn else Markup()
+    return svg(title, width, 250, paint) if drawn else Markup()
 
 
 def _test(evaluation: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,15 +260,21 @@ def _scatter(
         + ", ".join(row["changes"][:30] + ["…"] * (len(row["changes"]) > 30))
         for row in rows
     ]
-    return _svg("Trials", 680, 380, paint, tips) if rows else Markup()
+    return svg("Trials", 680, 380, paint, tips) if rows else Markup()
 
 
-def _svg(
-    name: str, width: int, height: int, paint: Callable[[Axes], None], tips: Sequence[str] = ()
+def svg(
+    name: str,
+    width: int,
+    height: int,
+    paint: Callable[[Axes], None],
+    tips: Sequence[str] = (),
+    alt: str = "",
 ) -> Markup:
     """Draw a figure for the page, `width` pixels wide where there is room.
 
     The page sets its type and its colours; what has the gid "tip<i>" says tips[i] when pointed at.
+    `alt` says what there is to see, to those who do not see it.
     """
     file = io.StringIO()
     with matplotlib.rc_context(STYLE):
@@ -268,7 +283,7 @@ def _svg(
         unsaid = dict.fromkeys(("Date", "Creator", "Type", "Format"))
         figure.savefig(file, format="svg", transparent=True, metadata=unsaid)
     prefix = name.lower().replace(" ", "-")
-    text = re.sub(r"font-size: 12px; font-family: [^;\"]*;? ?", "", file.getvalue())
+    text = re.sub(r"(font-size: 12px; )?font-family: [^;\"]*;? ?", "", file.getvalue())
     text = re.sub(r'(?: id="|"#|url\(#)', rf"\g<0>{prefix}-", text).replace("xlink:href", "href")
     text = re.sub(
         r'<g id="[a-z]+-tip(\d+)">',
@@ -278,4 +293,4 @@ def _svg(
     for stand_in, css in CSS_NAMES.items():
         text = text.replace(stand_in, f"var(--{css})")
     box = f'viewBox="0 0 {width} {height}" style="max-width: {width}px"'
-    return Markup(f'<svg role="img" aria-label="{name}" {box}><defs>{text}')
+    return Markup(f'<svg role="img" aria-label="{escape(alt or name)}" {box}><defs>{text}')

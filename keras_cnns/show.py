@@ -1,0 +1,70 @@
+"""What is to be shown of a network: of a name, a recipe, a run folder or a .keras file."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from keras_cnns import recipe as recipes, runs, spec as specs, zoo
+from keras_cnns.cost import Cost, cost
+from keras_cnns.memory import in_words
+
+
+class Shown(NamedTuple):
+    """A network's cost, and its spec where one is known."""
+
+    cost: Cost
+    spec: Any = None
+
+
+def find(network: str) -> Shown:
+    """Return what a name, a RECIPE.toml, a run folder or a .keras file stands for.
+
+    What a recipe leaves to the data is the network's own.
+
+    Raises:
+        UsageError: where it is none of these.
+
+    >>> find("lenet5").spec["c3"]
+    16
+    """
+    path = Path(network)
+    if path.suffix == ".keras":
+        return Shown(cost(path))
+    if path.suffix == ".toml":
+        return _of_recipe(recipes.load(path))
+    if path.is_dir() and network not in zoo.NETS:
+        run = runs.open_run(path)
+        return _of_recipe(run.recipe, classes=len(run.labels))
+    return _of_recipe(recipes.load(network))
+
+
+def _of_recipe(recipe: recipes.Recipe, classes: int | None = None) -> Shown:
+    model, data = recipe.model, recipe.data
+    net = zoo.get(model.name)
+    spec = zoo.spec_of(net.name, model.spec)
+    if model.width != 1:
+        spec = specs.scale_filters(spec, model.width)
+    height, width, channels = net.input_shape
+    shape = (data.size or height, data.size or width, data.channels or channels)
+    found = cost(
+        net.name, input_shape=shape, num_classes=classes, spec=spec, auxiliary=model.auxiliary
+    )
+    return Shown(found, specs.to_dict(spec))
+
+
+def summary(found: Cost, *, batch_size: int = 32) -> list[str]:
+    """Return what a network needs, in a few lines.
+
+    >>> summary(cost("lenet5"))[0]
+    'lenet5: 61,706 parameters, 416,520 MACs'
+    """
+    taken = " and ".join("x".join(map(str, shape)) for shape in found.inputs.values())
+    least = f", at least {found.min_size}x{found.min_size}" if found.min_size else ""
+    return [
+        f"{found.name}: {found.params:,} parameters, {found.macs:,} MACs",
+        f"  takes {taken}{least}",
+        f"  inference needs {in_words(found.inference_bytes)} for one image: "
+        f"{in_words(found.weights_bytes)} of weights, "
+        f"{in_words(found.peak_activation_bytes)} of feature maps at once",
+        f"  training needs about {in_words(found.training_bytes(batch_size))} "
+        f"at a batch of {batch_size}, with AdamW",
+    ]
