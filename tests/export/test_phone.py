@@ -1,0 +1,108 @@
+"""The phone's kit: what the files answer as ARM code, under qemu."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keras_cnns.export import parity, runners
+
+PHONE = Path(__file__).resolve().parents[2] / "export/phone"
+IMAGES = 32
+
+# The integers before the softmax, which LiteRT keeps only when asked to.
+LOGITS = """
+import sys
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+file, images, out = sys.argv[1:]
+interpreter = Interpreter(file, num_threads=1, experimental_preserve_all_tensors=True)
+interpreter.allocate_tensors()
+(index,) = [op["inputs"][0] for op in interpreter._get_ops_details() if op["op_name"] == "SOFTMAX"]
+found = []
+for pixels in np.load(images):
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels[None])
+    interpreter.invoke()
+    found.append(interpreter.get_tensor(index)[0])
+np.save(out, found)
+"""
+
+
+def load_kit():
+    spec = importlib.util.spec_from_file_location("arm64", PHONE / "arm64.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+arm64 = load_kit()
+
+
+@pytest.fixture(scope="module")
+def root():
+    if why := arm64.missing():
+        pytest.skip(why)
+    try:
+        return arm64.set_up(arm64.default_cache())
+    except RuntimeError as error:
+        pytest.skip(f"Debian's and PyPI's packages for ARM could not be fetched: {error}")
+
+
+def test_answers_are_those_of_verify(artifact, images, tmp_path):
+    np.save(tmp_path / "images.npy", images[:4])
+    for record in json.loads((artifact / "manifest.json").read_text())["artifacts"]:
+        format, file = record["format"], artifact / record["file"]
+        if format == "savedmodel":
+            continue
+        command = [sys.executable, PHONE / "answers.py", file, tmp_path / "images.npy"]
+        subprocess.run([*command, tmp_path / "out.npy"], check=True, capture_output=True)
+        expected = runners.load(format, file).run(images[:4])["probabilities"]
+        np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-6)
+
+
+def test_requirements_are_those_that_the_package_allows():
+    from importlib.metadata import version
+
+    for line in (PHONE / "requirements.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            name, pinned = line.split("==")
+            assert pinned.rpartition(".")[0] == version(name).rpartition(".")[0], name
+
+
+@pytest.mark.slow
+def test_arm64_answers_as_x86_does(artifact, root):
+    described = json.loads((artifact / "manifest.json").read_text())
+    largest = described["reference"]["largest_logit"]
+    answers = {a.file: a for a in arm64.compare(artifact, root.parent, images=IMAGES)}
+    wanted = {r["file"] for r in described["artifacts"] if r["format"] != "savedmodel"}
+    assert answers.keys() == wanted
+    for file, answer in answers.items():
+        assert answer.here.shape == answer.arm64.shape == (IMAGES, 10)
+        assert answer.error <= answer.limit, file
+        if answer.limit == 1e-5:
+            logs = [parity.log_probabilities(p, 1e-7) for p in (answer.here, answer.arm64)]
+            assert np.abs(logs[0] - logs[1]).max() <= 1e-5 * largest, file
+
+
+@pytest.mark.slow
+def test_int8_is_the_same_in_every_bit_up_to_the_softmax(artifact, images, root, tmp_path):
+    (tmp_path / "logits.py").write_text(LOGITS)
+    np.save(tmp_path / "images.npy", images)
+    found = []
+    for python in ([sys.executable], arm64.emulated(root)):
+        command = [*python, "logits.py", artifact / "model_int8.tflite", "images.npy", "out.npy"]
+        subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+        found.append(np.load(tmp_path / "out.npy"))
+    assert found[0].dtype == np.int8
+    assert len(np.unique(found[0])) > 100
+    np.testing.assert_array_equal(*found)
+
+
+def test_what_is_missing_is_said(monkeypatch):
+    monkeypatch.setattr(arm64.shutil, "which", lambda name: None)
+    assert arm64.missing().endswith("not found: apt-get install qemu-user-static mmdebstrap")
