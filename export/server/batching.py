@@ -40,11 +40,10 @@ class Batcher:
             try:
                 rows = await asyncio.to_thread(self._run, [image for image, _ in group])
             except Exception as error:
-                rows = [error] * len(group)
-            for (_, answer), row in zip(group, rows, strict=True):
-                if answer.done():
-                    continue
-                if isinstance(row, Exception):
-                    answer.set_exception(row)
-                else:
-                    answer.set_result(row)
+                for _, answer in group:
+                    if not answer.done():
+                        answer.set_exception(error)
+            else:
+                for (_, answer), row in zip(group, rows, strict=True):
+                    if not answer.done():
+                        answer.set_result(row)

@@ -123,13 +123,13 @@ def make_client(
         connection_timeout = network_timeout = 120
 
         @task
-        def predict(self):
+        def predict(self) -> None:
             if time.monotonic() > end:
                 raise StopUser
             is_bad = random.random() < bad_share
-            which = random.choice(list(bad)) if is_bad else random.randrange(len(good))
-            kind = which if is_bad else "good"
-            body = bad[which] if is_bad else good[which]
+            number = random.randrange(len(good))
+            kind = random.choice(list(bad)) if is_bad else "good"
+            body = bad[kind] if is_bad else good[number]
             sent[kind] += 1
             with self.client.post(
                 "/predict?top=1",
@@ -144,8 +144,8 @@ def make_client(
                     why = "" if response.json().get("detail") else "no sentence"
                 else:
                     (prediction,) = response.json()["predictions"]
-                    right = abs(prediction["top"][0]["score"] - scores[which].max()) < 1e-3
-                    why = "" if right else f"image {which}: {prediction}"
+                    right = abs(prediction["top"][0]["score"] - scores[number].max()) < 1e-3
+                    why = "" if right else f"image {number}: {prediction}"
                 if why:
                     wrong[f"{kind}: {why}"] += 1
                     response.failure(why)
