@@ -78,7 +78,8 @@ def stopped_between_batches() -> Iterator[Any]:
             raise KeyboardInterrupt
         asked.set()
 
-    if threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield Stop()  # signals are the main thread's
         return
     before = signal.signal(signal.SIGINT, ask)

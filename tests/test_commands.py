@@ -277,7 +277,7 @@ def test_each_artifact_predicts_what_the_run_predicts(run, artifacts, tmp_path):
 def test_verify_passes_and_then_catches_a_flipped_byte(artifacts, tmp_path):
     found = json.loads(done("verify", artifacts, "--json").stdout)
     assert found["passed"]
-    assert len(found["artifacts"]) == 5
+    assert len(found["artifacts"]) == 6
     more = json.loads(done("verify", artifacts, "--data", "digits", "--json").stdout)
     assert more["images"] == 360
     assert more["passed"]

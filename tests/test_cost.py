@@ -475,6 +475,21 @@ def test_code_in_a_file_is_not_run(tmp_path):
         cost(tmp_path / "model.keras")
 
 
+def test_what_is_no_model_is_refused():
+    with pytest.raises(UsageError, match="7 is no functional model"):
+        cost(7)
+    with pytest.raises(UsageError, match="input_shape: these are for a network's name"):
+        cost(builder.build("lenet5"), input_shape=(64, 64, 3))
+    with pytest.raises(UsageError, match="no.keras is not a Keras model"):
+        cost("no.keras")
+
+
+def test_a_model_that_does_nothing_costs_nothing():
+    image = keras.Input((2, 2, 3))
+    found = cost(keras.Model(image, image, name="nothing"))
+    assert (found.params, found.macs, found.peak_activation_bytes) == (0, 0, 48)
+
+
 def test_a_name_that_is_unknown_is_refused():
     with pytest.raises(UsageError, match='unknown network "lenet"'):
         cost("lenet")

@@ -134,7 +134,22 @@ def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_an_interruption_waits_for_the_end_of_the_batch():
+@pytest.fixture
+def interruptible():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interruption_that_is_ignored_stays_so(interruptible):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a job that a shell runs behind itself
+    with callbacks.stopped_between_batches() as stop:
+        interrupt()
+        stop.on_train_batch_end(0)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_an_interruption_waits_for_the_end_of_the_batch(interruptible):
     interruption = callbacks.stopped_between_batches()
     stop = interruption.__enter__()
     stop.on_train_batch_end(0)
