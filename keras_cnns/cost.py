@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 from keras_cnns import builder, graph, memory, zoo
 from keras_cnns.arithmetic import ARITHMETIC, Shape, Size, TooSmall
-from keras_cnns.builder import Plan
 from keras_cnns.errors import UsageError
 from keras_cnns.memory import BYTES
 from keras_cnns.trace import FeatureMap, Row, trace_layer
@@ -25,7 +24,7 @@ class Cost(NamedTuple):
 
     `params` are the trainable weights, `macs` the multiply-adds of convolutions and other products
     of matrices, `layers` a row for each layer; `inputs` are the shapes of what it takes, `outputs`
-    layers whose outputs it gives, and `plan` is what a name stands for.
+    layers whose outputs it gives, and `arguments` those of `keras_cnns.build`, of a name.
     """
 
     name: str
@@ -34,12 +33,12 @@ class Cost(NamedTuple):
     layers: tuple[Row, ...]
     inputs: Mapping[str, Shape]
     outputs: tuple[str, ...] = ()
-    plan: Plan | None = None
+    arguments: Mapping[str, Any] | None = None
 
     @property
     def min_size(self) -> int | None:
         """Height and width of the smallest image, in pixels; not known of a model."""
-        return self.plan.smallest() if self.plan else None
+        return None if self.arguments is None else builder.min_size(self.name, **self.arguments)
 
     @property
     def weights_bytes(self) -> int:
@@ -97,19 +96,21 @@ def cost(network: Any, **arguments: Any) -> Cost:
     >>> cost("resnet18", input_shape=(32, 32, 3), num_classes=10, spec={"stem": "small"}).params
     11173962
     """
-    if isinstance(network, Path):
-        return _of_file(network)
-    if isinstance(network, str):
-        plan = builder.plan(network, **arguments)
-        rows = builder.trace(network, **arguments).rows
-        return _of_rows(zoo.get(network).name, rows, {"image": plan.image_shape}, plan=plan)
+    if isinstance(network, str) and not network.endswith(".keras"):
+        net, rows = zoo.get(network), builder.trace(network, **arguments).rows
+        image = tuple(arguments.get("input_shape") or net.input_shape)
+        return _of_rows(net.name, rows, {"image": image}, arguments=arguments)
+    if arguments:
+        raise UsageError(f"{', '.join(arguments)}: these are for a network's name, not for a model")
+    if isinstance(network, str | Path):
+        return _of_file(Path(network))
     found = graph.read(network)
     return _of_rows(network.name, found.rows, found.inputs, found.outputs)
 
 
-def _of_rows(name: str, rows: Any, inputs: Any, outputs: Any = (), plan: Any = None) -> Cost:
+def _of_rows(name: str, rows: Any, inputs: Any, outputs: Any = (), arguments: Any = None) -> Cost:
     params, macs = sum([row.params for row in rows]), sum([row.macs for row in rows])
-    return Cost(name, params, macs, tuple(rows), inputs, outputs, plan)
+    return Cost(name, params, macs, tuple(rows), inputs, outputs, arguments)
 
 
 def _of_file(path: Path) -> Cost:

@@ -66,7 +66,8 @@ def read(model: Any) -> Graph:
     """
     if not _is_graph(model):
         raise UsageError(
-            f"{model.name} is no functional model that knows its input; its cost is not known"
+            f"{getattr(model, 'name', model)} is no functional model that knows its input; "
+            "its cost is not known"
         )
     reading = _Reading(model.name, [], {}, set())
     maps: dict[int, FeatureMap] = {}
@@ -127,7 +128,7 @@ def _call(node: Any, given: list[FeatureMap], prefix: str, reading: _Reading) ->
         )
         effect = kinds.effect(call)
         kind = type(operation).__name__
-        if effect.macs < 0:
+        if effect is None:
             raise UsageError(f"{reading.model}: the cost of its layer {name} ({kind}) is not known")
         if i == 0:
             params, frozen = _new_weights(operation, reading)

@@ -92,15 +92,14 @@ class Call(NamedTuple):
         return all(axis in (None, -1, len(self.output)) for axis in axes)
 
 
-def effect(call: Call) -> Effect:
-    """Return what a call does, but for its weights; where they are not known, macs are -1."""
+def effect(call: Call) -> Effect | None:
+    """Return what a call does, but for its weights, or None where its multiply-adds are unknown."""
+    macs: int | None = 0
     if call.kind in PRODUCTS:
         macs = PRODUCTS[call.kind](call)
     elif call.kind in UNPRICED or (call.kernels and call.kind not in PER_NUMBER):
         macs = None
-    else:
-        macs = 0
-    return _window(call)._replace(shape=call.output, macs=-1 if macs is None else macs)
+    return None if macs is None else _window(call)._replace(shape=call.output, macs=macs)
 
 
 def _window(call: Call) -> Effect:

@@ -30,7 +30,7 @@ def peak_activation_bytes(
 ) -> int:
     """Return the largest sum of feature maps that are needed at once; see `live_bytes`."""
     start = BYTES * sum(map(prod, inputs.values()))
-    return max(start, *live_bytes(rows, inputs, outputs).values())
+    return max([start, *live_bytes(rows, inputs, outputs).values()])
 
 
 def live_bytes(
