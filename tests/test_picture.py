@@ -183,7 +183,8 @@ def test_names_are_text(page):
     found = cost("lenet5")
     layers = (found.layers[0]._replace(name="<script>a"), *found.layers[1:])
     layers = (layers[0], layers[1]._replace(inputs=("<script>a",)), *layers[2:])
-    text = page(found._replace(name="<script>alert(1)</script>", layers=layers))
+    name = "<script>alert(1)</script>"
+    text = page(found._replace(name=name, layers=layers, arguments=None))
     assert "<script>alert(1)</script>" in text.text
     assert "script" not in {tag for tag, _ in text.tags}
 
