@@ -346,6 +346,22 @@ def _test_images(folder: Path, name: str, data_dir: str | None) -> "tuple[np.nda
 
 
 @main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@as_json
+def benchmark(folder: Path, as_json: bool) -> None:
+    """Measure how fast every file of an artifact folder is, with one thread and with two."""
+    with working():
+        from keras_cnns.export import benchmark
+
+        rows = benchmark.benchmark(folder)
+    if as_json:
+        return print_json(rows)
+    header = ("file", "MB", "error", "agreement", "accuracy", "ms, 1 thread", "ms, 2 threads")
+    keys = ("relative_error", "agreement", "accuracy", "latency_ms_1", "latency_ms_2")
+    table(header, [(r["file"], r["bytes"] / 1e6, *(r[key] for key in keys)) for r in rows])
+
+
+@main.command()
 @click.option("--out", default="demo", show_default=True, type=click.Path(path_type=Path))
 def demo(out: Path) -> None:
     """Train, search, export and verify on the digits of scikit-learn, in minutes."""

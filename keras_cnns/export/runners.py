@@ -1,9 +1,10 @@
 """Run one model file in its own runtime: numpy and that runtime, nothing else.
 
 This module imports nothing of keras_cnns, so that it also works as a program of its own:
-`python -P runners.py FORMAT FILE IMAGES.npy OUTPUTS.npz` runs the file on the images and writes the
-outputs, the latency and what was imported. `verify` starts it once for every file: a runtime that
-crashes takes nothing else down, and TensorFlow is seen to be absent where it is not needed.
+`python -P runners.py FORMAT FILE IMAGES.npy OUTPUTS.npz [THREADS]` runs the file on the images and
+writes the outputs, the latency and what was imported. `verify` starts it once for every file: a
+runtime that crashes takes nothing else down, and TensorFlow is seen to be absent where it is not
+needed.
 """
 
 import json
@@ -140,17 +141,17 @@ def latency_ms(run: Callable[[np.ndarray], Any], image: np.ndarray) -> float:
     return 1e3 * statistics.median(times)
 
 
-def main(format: str, file: str, images: str, outputs: str) -> None:
+def main(format: str, file: str, images: str, outputs: str, threads: str = str(THREADS)) -> None:
     """Run a file on saved images, and save its outputs together with a JSON note named `note`."""
-    # Reading raw pixels needs no GPU, and one answer for every machine needs none.
+    # One answer for every machine needs none of its GPUs.
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    os.environ["TF_NUM_INTRAOP_THREADS"] = str(THREADS)
+    os.environ["TF_NUM_INTRAOP_THREADS"] = threads
     pixels = np.load(images, mmap_mode="r")
-    runner = load(format, file)
+    runner = load(format, file, threads=int(threads))
     results: dict[str, Any] = dict(runner.run(pixels))
     note = {
         "latency_ms": latency_ms(runner.run, pixels[:1]),
-        "threads": THREADS,
+        "threads": int(threads),
         "labels": runner.labels,
         "imported": [n for n in ("tensorflow", "keras", "keras_cnns") if n in sys.modules],
     }

@@ -29,7 +29,7 @@ from keras_cnns.export.reference import Reference
 _EMPTY = {"max_error": None, "agreement": None, "accuracy": None, "latency_ms": None}
 
 
-class _Failed(Exception):
+class Failed(Exception):
     """A file, or the folder, is not what it should be; the message is the report's `why`."""
 
 
@@ -71,7 +71,7 @@ def verify(
         raise UsageError(f"{folder} has no float32 file to compare with; leave the images out")
     try:
         truth = _truth(folder, described)
-    except _Failed as failure:
+    except Failed as failure:
         reports = [_report(record, folder, why=str(failure)) for record in records]
         empty = {"images": 0, "labelled": 0, "largest_logit": None, "accuracy": None}
         return {"passed": False, **empty, "artifacts": _in_order(reports, described)}
@@ -107,19 +107,19 @@ def _truth(folder: Path, described: dict[str, Any]) -> Truth:
     """Read reference.npz, and hold the labels written in three places against each other."""
     path = folder / manifest.REFERENCE
     if not path.is_file():
-        raise _Failed(f"{manifest.REFERENCE} is missing")
+        raise Failed(f"{manifest.REFERENCE} is missing")
     if manifest.sha256(path) != described["reference"]["sha256"]:
-        raise _Failed(f"{manifest.REFERENCE} is not the one exported: its sha256 differs")
+        raise Failed(f"{manifest.REFERENCE} is not the one exported: its sha256 differs")
     try:
         with np.load(path) as arrays:
             images, logits, labels = arrays["images"], arrays["logits"], arrays["labels"]
             names = arrays["names"].tolist()
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise _Failed(f"{manifest.REFERENCE} cannot be read: {error}") from None
+        raise Failed(f"{manifest.REFERENCE} cannot be read: {error}") from None
     if names != described["labels"]:
-        raise _Failed(f"the labels in {manifest.MANIFEST} are not those that were exported")
+        raise Failed(f"the labels in {manifest.MANIFEST} are not those that were exported")
     if manifest.read_labels(folder / manifest.LABELS) != names:
-        raise _Failed(f"the labels in {manifest.LABELS} are not those that were exported")
+        raise Failed(f"the labels in {manifest.LABELS} are not those that were exported")
     return Truth(images, logits.astype(np.float64), labels, max(float(np.abs(logits).max()), 1e-12))
 
 
@@ -134,27 +134,27 @@ def _examine(
     """Return the report on one file, and the truth on the given images if it may stand in there."""
     try:
         _check_file(folder, record)
-        outputs, note = _run(folder, record, truth.images, scratch)
+        outputs, note = run_alone(folder, record, truth.images, scratch)
         if note["labels"] not in (None, labels):
-            raise _Failed("the labels inside are not those that were exported")
+            raise Failed("the labels inside are not those that were exported")
         needed = {"tensorflow", "keras"} if record["format"] == "savedmodel" else set()
         if not needed >= set(note["imported"]):
-            raise _Failed(f"to run it took an import of {', '.join(note['imported'])}")
+            raise Failed(f"to run it took an import of {', '.join(note['imported'])}")
         why = parity.broken(outputs, truth)
         if why:
-            raise _Failed(why)
+            raise Failed(why)
         measured = parity.measure(outputs, truth, record["quantization"])
         why = parity.judge(measured, truth, TOLERANCES[record["format"], record["quantization"]])
         measured |= {key: note[key] for key in ("latency_ms", "threads", "imported")}
         stand_in = None
         if given is not None and not why:
-            outputs, _ = _run(folder, record, given.images, scratch)
+            outputs, _ = run_alone(folder, record, given.images, scratch)
             logits = outputs.get("logits", parity.log_probabilities(outputs["probabilities"], 1e-7))
             logits = logits.astype(np.float64)
             stand_in = Truth(given.images, logits, given.labels, truth.largest)
             measured |= {"accuracy": stand_in.accuracy}
         return _report(record, folder, why=why, measured=measured), stand_in
-    except _Failed as failure:
+    except Failed as failure:
         return _report(record, folder, why=str(failure)), None
 
 
@@ -171,26 +171,42 @@ def _check_file(folder: Path, record: dict[str, Any]) -> None:
     """Compare a file with the size and the hash that the manifest has of it."""
     file, path = record["file"], folder / record["file"]
     if (record["format"], record["quantization"]) not in TOLERANCES or Path(file).name != file:
-        raise _Failed("the manifest names a kind of file that this version does not know")
+        raise Failed("the manifest names a kind of file that this version does not know")
     if not path.exists():
-        raise _Failed("the file is missing")
+        raise Failed("the file is missing")
     if folder_bytes(path) != record["bytes"]:
         found, size = folder_bytes(path), record["bytes"]
-        raise _Failed(f"the file has {found:,} bytes, and {size:,} were exported")
+        raise Failed(f"the file has {found:,} bytes, and {size:,} were exported")
     if manifest.sha256(path) != record["sha256"]:
-        raise _Failed("the content is not what was exported: its sha256 is another")
+        raise Failed("the content is not what was exported: its sha256 is another")
 
 
-def _run(
-    folder: Path, record: dict[str, Any], images: np.ndarray, scratch: Path
+def run_alone(
+    folder: Path,
+    record: dict[str, Any],
+    images: np.ndarray,
+    scratch: Path,
+    *,
+    threads: int = runners.THREADS,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Run one file in a process of its own; return its outputs and the runner's note."""
+    """Run one file in a process of its own; return its outputs and the runner's note.
+
+    Args:
+        folder: the artifact folder.
+        record: the file's, in the manifest.
+        images: uint8 pixels.
+        scratch: a folder for what goes to and from the process.
+        threads: how many the runtime may use.
+
+    Raises:
+        Failed: with the reason in one line.
+    """
     pixels, results = scratch / "images.npy", scratch / "outputs.npz"
     np.save(pixels, images)
     results.unlink(missing_ok=True)
     command = [sys.executable, "-P", runners.__file__, record["format"]]
     done = subprocess.run(
-        [*command, str(folder / record["file"]), str(pixels), str(results)],
+        [*command, str(folder / record["file"]), str(pixels), str(results), str(threads)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -198,10 +214,10 @@ def _run(
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
     )
     if done.returncode < 0:
-        raise _Failed(f"its runtime died of {signal.Signals(-done.returncode).name}")
+        raise Failed(f"its runtime died of {signal.Signals(-done.returncode).name}")
     if done.returncode or not results.exists():
         lines = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise _Failed(f"its runtime refuses it: {lines[-1]}")
+        raise Failed(f"its runtime refuses it: {lines[-1]}")
     with np.load(results) as arrays:
         outputs = {name: arrays[name] for name in arrays.files}
     return outputs, json.loads(str(outputs.pop("note")))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_cnns.errors import UsageError
-from keras_cnns.export import manifest, parity, synthetic_images
+from keras_cnns.export import benchmark, manifest, parity, synthetic_images
 from keras_cnns.export.verify import verify
 
 FIELDS = {
@@ -237,3 +237,17 @@ def test_logits_that_do_not_give_the_probabilities_are_caught():
     assert "not the softmax" in parity.broken(outputs, truth)
     assert "has shape" in parity.broken({"probabilities": np.zeros((1, 3))}, truth)
     assert "no probabilities" in parity.broken({"logits": truth.logits}, truth)
+
+
+def test_a_benchmark_has_a_row_for_each_file(light):
+    rows = benchmark.benchmark(light)
+    described = {r["file"]: r for r in manifest.read(light)["artifacts"]}
+    assert [row["file"] for row in rows] == list(described)
+    for row in rows:
+        assert row["latency_ms_1"] > 0
+        assert row["latency_ms_2"] > 0
+        for key in ("bytes", "relative_error", "agreement"):
+            assert row[key] == described[row["file"]][key]
+    truncate(light / "model.onnx")
+    with pytest.raises(UsageError, match=r"model\.onnx: its runtime .*verify says more"):
+        benchmark.benchmark(light)
