@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from keras_cnns.export import parity, runners
 
@@ -72,6 +73,33 @@ def test_requirements_are_those_that_the_package_allows():
         if not line.startswith("#"):
             name, pinned = line.split("==")
             assert pinned.rpartition(".")[0] == version(name).rpartition(".")[0], name
+
+
+def test_mediapipe_squeezes_what_no_region_tells_it_to_cut(artifact):
+    mediapipe = pytest.importorskip("mediapipe", reason="mediapipe is not installed")
+    from mediapipe.tasks.python.components.containers.rect import RectF
+    from mediapipe.tasks.python.vision.core.image_processing_options import ImageProcessingOptions
+
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 255, (6, 9, 3), np.uint8))
+    photo = coarse.resize((300, 200), Image.Resampling.BICUBIC)
+    square = photo.crop((50, 0, 250, 200))
+    centre = ImageProcessingOptions(RectF(left=50 / 300, top=0, right=250 / 300, bottom=1))
+    base = mediapipe.tasks.BaseOptions(model_asset_path=str(artifact / "model.tflite"))
+    options = mediapipe.tasks.vision.ImageClassifierOptions(base_options=base, max_results=10)
+    with mediapipe.tasks.vision.ImageClassifier.create_from_options(options) as classifier:
+
+        def scores(image, region=None):
+            pixels = np.ascontiguousarray(image)
+            taken = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels)
+            (found,) = classifier.classify(taken, region).classifications
+            return np.array([c.score for c in sorted(found.categories, key=lambda c: c.index)])
+
+        cut = scores(photo, centre)
+        np.testing.assert_allclose(cut, scores(square), atol=1e-6)
+        resized = scores(square.resize((32, 32), Image.Resampling.BILINEAR))
+        assert np.abs(cut - resized).max() < 0.05
+        assert np.abs(scores(photo) - resized).max() > 0.1
 
 
 @pytest.mark.slow
