@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_cnns.data import fit_image, read_image
+from keras_cnns import data
 from keras_cnns.export import Reference, export, runners
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
@@ -193,7 +193,7 @@ def test_a_photo_is_answered_as_predict_does(page, artifact, photo, tmp_path):
     playwright.expect(page.locator("#answers li")).to_have_count(5)
     height, width, seen = page.evaluate(SEEN)
     pixels = np.array(seen, np.uint8).reshape(height, width, 4)[..., :3]
-    wanted = read_image(tmp_path / "photo.png", (32, 32, 3))
+    wanted = data.read_image(tmp_path / "photo.png", (32, 32, 3))
     assert np.abs(pixels - wanted).max() <= 1
     assert np.abs(pixels - wanted).mean() < 0.01
 
@@ -225,7 +225,7 @@ def test_pixels_are_those_of_the_pipeline(page, photo):
     for height, width in [(218, 333), (333, 218), (480, 480), (17, 91), (5, 5)]:
         pixels = large[:height, :width]
         for shape in shapes:
-            expected = fit_image(pixels, shape).numpy()
+            expected = data.fit_image(pixels, shape).numpy()
             difference = np.abs(fitted(page, encoded(pixels), shape) - expected)
             assert difference.max() <= 1, (height, width, shape)
             assert difference.mean() < 0.01, (height, width, shape)

@@ -76,7 +76,7 @@ def test_requirements_are_those_that_the_package_allows():
 
 
 def test_mediapipe_squeezes_what_no_region_tells_it_to_cut(artifact):
-    mediapipe = pytest.importorskip("mediapipe", reason="mediapipe is not installed")
+    mediapipe = pytest.importorskip("mediapipe", reason="pip install mediapipe")
     from mediapipe.tasks.python.components.containers.rect import RectF
     from mediapipe.tasks.python.vision.core.image_processing_options import ImageProcessingOptions
 
