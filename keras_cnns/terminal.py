@@ -1,4 +1,4 @@
-"""What the commands have in common: tables, JSON, numbers such as 60M, and a clean output."""
+"""What the commands have in common: options, tables, JSON, numbers such as 60M, a clean output."""
 
 import json
 import os
@@ -9,6 +9,19 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import click
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+data_dir = click.option("--data-dir", help="Where TFDS keeps its data sets [TFDS_DATA_DIR].")
+settings = click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe."
+)
+precision = click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    help="Of a run's network [auto: bfloat16 where the processor has instructions for it].",
+)
+DATA_HELP = "digits, a TFDS name, or a folder with one sub-folder of images per class."
 
 
 @contextmanager
