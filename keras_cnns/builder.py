@@ -1,5 +1,6 @@
 """From a network's name to its feature maps on shapes, its smallest image, its Keras model."""
 
+import operator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -73,10 +74,14 @@ def plan(
         UsageError: for an unknown name, key or option.
     """
     net = get(name)
-    shape = tuple(input_shape or net.input_shape)
-    if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
+    given = net.input_shape if input_shape is None else input_shape
+    try:
+        shape = tuple(map(operator.index, given))
+    except TypeError:
+        shape = ()
+    if len(shape) != 3 or min(shape) < 1:
         raise UsageError(
-            f"{net.name}: received input_shape {shape}, but it is (height, width, channels)"
+            f"{net.name}: received input_shape {given}, but it is (height, width, channels)"
         )
     classes = net.num_classes if num_classes is None else num_classes
     if not isinstance(classes, int) or classes < 1:

@@ -59,8 +59,8 @@ def record(path: Path, steps: int) -> Any:
 def stopped_between_batches() -> Iterator[Any]:
     """Give a callback that turns Ctrl-C into a stop after the batch at hand.
 
-    Within a batch the exception may come up in a function that TensorFlow calls, which swallows it,
-    and the training would go on. A second Ctrl-C stops at once.
+    So nothing is half done where it stops. A second Ctrl-C stops at once; where a shell has it
+    ignored, as for a job behind itself, it stays ignored.
     """
     import keras
 

@@ -21,6 +21,8 @@ class Commands(click.Group):
             return super().invoke(context)
         except UsageError as error:
             _end(str(error), 2)
+        except click.UsageError as error:
+            _end(f"{error.format_message()}; --help says more", 2)
         except KeyboardInterrupt:
             lasting = context.invoked_subcommand in ("train", "tune", "demo")
             _end("stopped" + "; the same command goes on from here" * lasting, 130)

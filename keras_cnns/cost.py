@@ -117,10 +117,13 @@ def _of_file(path: Path) -> Cost:
     try:
         with zipfile.ZipFile(path) as archive:
             config = json.loads(archive.read("config.json"))["config"]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+    except FileNotFoundError:
+        raise UsageError(f"{path}: there is no such file; give a .keras file") from None
+    except (OSError, LookupError, TypeError, ValueError, zipfile.BadZipFile):
         raise UsageError(f"{path} is not a Keras model; give a .keras file") from None
-    if all(map(_is_plain, config["layers"])):
-        with contextlib.suppress(TooSmall):  # a refusal of ours: the model exists
+    # What is not as Keras saves a functional model of plain layers is for Keras to read.
+    with contextlib.suppress(LookupError, TypeError, AttributeError, TooSmall):
+        if all(map(_is_plain, config["layers"])):
             return _replay(config)
     return cost(graph.load_model(path))
 

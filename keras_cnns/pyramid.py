@@ -36,8 +36,12 @@ def features(
     >>> {name: x.shape for name, x in model.output.items()}
     {'c2': (None, 16, 16, 64), 'c5': (None, 2, 2, 512)}
     """
+    wanted = None if levels is None else list(levels)
     if isinstance(network, str):
-        network = builder.build(network, **{"include_top": False, **arguments})
+        arguments = {"include_top": False, **arguments}
+        others = {k: v for k, v in arguments.items() if k not in ("weights", "preprocessing")}
+        _check_levels(network, choose(builder.trace(network, **others).rows), wanted)
+        network = builder.build(network, **arguments)
     elif arguments:
         raise UsageError(f"{', '.join(arguments)}: these are for a network's name, not for a model")
     found = graph.read(network)
@@ -47,20 +51,21 @@ def features(
             f"{network.name} takes {shapes}; features are of a model that takes one image"
         )
     maps = choose(found.rows, found.outputs, among=found.tensors)
-    if not maps:
-        raise UsageError(
-            f"{network.name} has no feature map of a known stride; "
-            "of a model within a model, give that model"
-        )
-    wanted = list(maps) if levels is None else list(levels)
-    if not wanted or any(level not in maps for level in wanted):
-        raise UsageError(
-            f"{network.name}: received levels {wanted}; it has {', '.join(map(str, maps))}"
-        )
+    _check_levels(network.name, maps, wanted)
     import keras
 
-    outputs = {f"c{level}": found.tensors[maps[level].name] for level in wanted}
+    outputs = {f"c{level}": found.tensors[maps[level].name] for level in wanted or maps}
     return keras.Model(network.input, outputs, name=f"{network.name}_features")
+
+
+def _check_levels(name: str, maps: dict[int, Row], wanted: list[int] | None) -> None:
+    if not maps:
+        raise UsageError(
+            f"{name} has no feature map of a known stride; "
+            "of a model within a model, give that model"
+        )
+    if wanted is not None and (not wanted or any(level not in maps for level in wanted)):
+        raise UsageError(f"{name}: received levels {wanted}; it has {', '.join(map(str, maps))}")
 
 
 def choose(

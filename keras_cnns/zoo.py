@@ -242,7 +242,7 @@ def list_models(
     if family is not None and family.lower() not in families:
         raise UsageError(
             f'unknown family "{family}"; allowed are {", ".join(families.values())}'
-            f"{suggest(family, families.values())}"
+            f"{suggest(family.capitalize(), families.values())}"
         )
     return [
         name

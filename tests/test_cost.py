@@ -4,6 +4,7 @@ import gc
 import json
 import subprocess
 import sys
+import zipfile
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -480,7 +481,7 @@ def test_what_is_no_model_is_refused():
         cost(7)
     with pytest.raises(UsageError, match="input_shape: these are for a network's name"):
         cost(builder.build("lenet5"), input_shape=(64, 64, 3))
-    with pytest.raises(UsageError, match="no.keras is not a Keras model"):
+    with pytest.raises(UsageError, match="no.keras: there is no such file"):
         cost("no.keras")
 
 
@@ -495,11 +496,24 @@ def test_a_name_that_is_unknown_is_refused():
         cost("lenet")
 
 
-@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 nothing", b"weights"])
+@pytest.mark.parametrize(
+    "config",
+    [[1], {"config": {}}, {"config": {"name": "x", "layers": []}}, {"config": {"layers": [1]}},
+     {"config": {"layers": [{}]}}],
+)  # fmt: skip
+def test_a_file_of_another_shape_is_refused_in_a_line(config, tmp_path):
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps(config))
+    with pytest.raises(UsageError, match=r"model\.keras") as caught:
+        cost(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 nothing", b"weights"])
 def test_a_file_that_is_no_model_is_refused_by_its_name(content, tmp_path):
     path = tmp_path / "model.keras"
-    if content is not None:
-        path.write_bytes(content)
+    path.write_bytes(content)
     with pytest.raises(UsageError, match=r"model\.keras is not a Keras model"):
         cost(path)
 

@@ -81,6 +81,14 @@ def test_what_cannot_be_done_is_refused():
     model = model_of("resnet20_cifar")
     with pytest.raises(UsageError, match='"float16"; allowed are auto, float32, bfloat16'):
         keras_cnns.predictor(model, precision="float16")
+    fast = keras_cnns.predictor(model, precision="float32")
+    for images in (pixels(2)[0], pixels(2)[:, :30], pixels(0), [[1]]):
+        with pytest.raises(UsageError, match=r"received images of shape .*takes \(n, 48, 48, 3\)"):
+            fast(images)
+    with pytest.raises(UsageError, match="a batch_size of 0"):
+        keras_cnns.predictor(model, batch_size=0)
     two = [keras.Input((4, 4, 1)), keras.Input((4, 4, 1))]
-    with pytest.raises(UsageError, match="has 2 inputs; a predictor takes one"):
+    with pytest.raises(
+        UsageError, match="has 2 inputs and 1 outputs; a predictor takes one"
+    ):
         keras_cnns.predictor(keras.Model(two, keras.layers.Add()(two)))

@@ -43,9 +43,8 @@ def fuse(model: keras.Model, *, lrn: str = "native") -> keras.Model:
     if lrn not in ("native", "band"):
         raise UsageError(f'unknown lrn "{lrn}"; allowed are native, band')
     if not getattr(model, "_nodes", None):
-        raise UsageError(
-            f'"{model.name}" is no functional model, or was not built: fuse reads its graph'
-        )
+        name = getattr(model, "name", model)
+        raise UsageError(f'"{name}" is no functional model, or was not built: fuse reads its graph')
     graph, structure = unfolded(model)
     graph = without_identities(graph)
     linear = linear_forms(graph)

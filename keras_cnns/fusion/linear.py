@@ -45,7 +45,8 @@ def linear_forms(graph: Graph) -> dict[int, Linear]:
         sources, made = list(step.inputs.values()), step.outputs[0]
         kind = type(step.operation)
         if kind in OUTPUT_AXIS or kind in DEPTHWISE:
-            if step.operation.activation is LINEAR and len(sources) == 1:
+            adapted = getattr(step.operation, "lora_enabled", False)
+            if not adapted and step.operation.activation is LINEAR and len(sources) == 1:
                 forms[made] = _of_layer(step.operation, sources[0])
         elif kind is layers.BatchNormalization:
             (source,) = sources

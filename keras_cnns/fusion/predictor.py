@@ -30,9 +30,21 @@ class Predictor:
     precision: str
     error: float
     batch_size: int
+    shape: tuple[int | None, ...]
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Return the model's output for images (n, height, width, channels)."""
+        """Return the model's output for images (n, height, width, channels).
+
+        Raises:
+            UsageError: for images of another shape, or none.
+        """
+        received = np.shape(images)
+        fits = len(received) == len(self.shape) and all(
+            wanted in (None, size) for size, wanted in zip(received, self.shape, strict=True)
+        )
+        if not fits or not len(images):
+            wanted = ", ".join("n" if size is None else str(size) for size in self.shape)
+            raise UsageError(f"received images of shape {received}; the model takes ({wanted})")
         starts = range(0, len(images), self.batch_size)
         return np.concatenate([self.run(images[i : i + self.batch_size]) for i in starts])
 
@@ -56,7 +68,8 @@ def predictor(
         precision: "float32", "bfloat16", or "auto": bfloat16 on processors that have instructions
             for it, and float32 elsewhere.
         batch_size: images at a time.
-        images: to measure the error on; noise from 0 to 255 where there are none.
+        images: to measure the error on, as the model takes them; noise from 0 to 255 where there
+            are none.
 
     Raises:
         UsageError: for an unknown precision, bfloat16 where it is not to be had, or several inputs.
@@ -70,13 +83,18 @@ def predictor(
     """
     if precision not in PRECISIONS:
         raise UsageError(f'unknown precision "{precision}"; allowed are {", ".join(PRECISIONS)}')
-    if len(model.inputs) != 1:
-        raise UsageError(f'"{model.name}" has {len(model.inputs)} inputs; a predictor takes one')
+    if batch_size < 1:
+        raise UsageError(f"received a batch_size of {batch_size}; it is at least 1")
+    fused = fuse(model)
+    if len(model.inputs) != 1 or len(fused.outputs) != 1:
+        raise UsageError(
+            f'"{model.name}" has {len(model.inputs)} inputs and {len(fused.outputs)} outputs; '
+            "a predictor takes one of each"
+        )
     if precision == "auto":
         precision = "bfloat16" if _multiplies_bfloat16() else "float32"
     elif precision == "bfloat16" and keras.backend.backend() != "tensorflow":
         raise UsageError("bfloat16 needs the TensorFlow backend; use float32")
-    fused = fuse(model)
     on_tensorflow = keras.backend.backend() == "tensorflow"
     run = _frozen(fused, precision) if on_tensorflow else _compiled(fused)
     if images is None:
@@ -84,8 +102,9 @@ def predictor(
         images = np.random.default_rng(0).uniform(0, 255, shape)
     images = images.astype("float32")
     expected = _output(model(images, training=False))
-    error = np.abs(run(images) - expected).max() / np.abs(expected).max()
-    return Predictor(run, precision, float(error), batch_size)
+    largest = max(np.abs(expected).max(), np.finfo("float32").tiny)
+    error = np.abs(run(images) - expected).max() / largest
+    return Predictor(run, precision, float(error), batch_size, tuple(model.inputs[0].shape))
 
 
 def _multiplies_bfloat16() -> bool:

@@ -1,5 +1,6 @@
 """Weights from elsewhere, by our layers' names; and how they get into a model."""
 
+import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,13 +21,46 @@ class Carried(NamedTuple):
 
     `values` has the arrays of each layer in the order of Keras's `layer.weights`;
     `preprocessing`, as of `build`, is what they were trained with; `spec` the changes of the
-    paper's spec that they need; `source`, as "the file x.safetensors", is for errors.
+    paper's spec that they need; `source`, as "the file x.safetensors", is for errors; `graph` is
+    that of `graph_of`, where the weights come with the network that they are of.
     """
 
     values: Mapping[str, list[np.ndarray]]
     preprocessing: str | None
     source: str
     spec: Mapping[str, Any] = MappingProxyType({})
+    graph: Mapping[str, Any] = MappingProxyType({})
+
+
+# What a layer computes does not depend on these.
+_ASIDE = ("name", "dtype", "trainable", "seed", "batch_shape", "build_config")
+
+
+def graph_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what each layer of a functional model's config does, and to the outputs of which.
+
+    The image and what is done to it first are left out, since weights go with any.
+    """
+    found = {}
+    for layer in config["layers"]:
+        settings = {
+            key: value
+            for key, value in layer["config"].items()
+            if key not in _ASIDE and not key.endswith(("initializer", "regularizer", "constraint"))
+        }
+        sources: list[str] = []
+        for node in layer["inbound_nodes"]:
+            given = node["args"][0]
+            for tensor in given if isinstance(given, list) else [given]:
+                name = tensor["config"]["keras_history"][0]
+                sources.append("image" if name == "preprocessing" else name)
+        found[layer["config"]["name"]] = (layer["class_name"], _plain(settings), sources)
+    return {k: v for k, v in found.items() if k not in ("image", "preprocessing")}
+
+
+def _plain(settings: Mapping[str, Any]) -> Any:
+    """Return settings as they come back from JSON."""
+    return json.loads(json.dumps(settings, default=str))
 
 
 def traced(net: Net, top: Top) -> FeatureMap:
@@ -87,8 +121,21 @@ def assign(model: "keras.Model", carried: Carried, net: Net) -> None:
         found = [value.shape for value in carried.values.get(name, [])]
         if found != needed:
             raise misfit(carried.source, net, name, _shapes(needed), _shapes(found))
+    if carried.graph:
+        _check_graph(carried, graph_of(model.get_config()), net)
     for name, layer in weighted.items():
         layer.set_weights(carried.values[name])
+
+
+def _check_graph(carried: Carried, needed: Mapping[str, Any], net: Net) -> None:
+    """Refuse the weights of a network that computes something else with the same weights."""
+    ends = {*optional(net), "pool"}
+    for name in [*needed, *carried.graph]:
+        if name not in ends and needed.get(name) != carried.graph.get(name):
+            raise UsageError(
+                f"{carried.source}: its network has another layer {name} than {net.name} is to "
+                "have; give the spec that it was built with"
+            )
 
 
 def _shapes(shapes: Sequence[tuple[int, ...]]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_cnns.errors import UsageError
 from keras_cnns.preprocessing import PREPROCESSING
-from keras_cnns.weights.carried import Carried
+from keras_cnns.weights.carried import Carried, graph_of
 from keras_cnns.zoo import NETS
 
 SUFFIXES = (".keras", ".weights.h5")
@@ -37,7 +37,7 @@ def read(name: str, path: Path) -> Carried:
     Raises:
         UsageError: the file is damaged, or another network's than `name`.
     """
-    preprocessing = None
+    preprocessing, graph = None, {}
     try:
         if path.name.endswith(".keras"):
             with zipfile.ZipFile(path) as archive:
@@ -47,6 +47,7 @@ def read(name: str, path: Path) -> Carried:
             preprocessing = _preprocessing(config)
             if config["name"] in NETS and config["name"] != name:
                 raise UsageError(f"it is of {config['name']}, not of {name}")
+            graph = graph_of(config)
         else:
             with h5py.File(path) as file:
                 values = _values(file)
@@ -54,7 +55,7 @@ def read(name: str, path: Path) -> Carried:
         raise UsageError(f"{path}: {error}") from None
     except DAMAGE:
         raise UsageError(f"{path}: damaged, or not what Keras saves under that suffix") from None
-    return Carried(values, preprocessing, str(path))
+    return Carried(values, preprocessing, str(path), graph=graph)
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
