@@ -88,7 +88,5 @@ def test_what_cannot_be_done_is_refused():
     with pytest.raises(UsageError, match="a batch_size of 0"):
         keras_cnns.predictor(model, batch_size=0)
     two = [keras.Input((4, 4, 1)), keras.Input((4, 4, 1))]
-    with pytest.raises(
-        UsageError, match="has 2 inputs and 1 outputs; a predictor takes one"
-    ):
+    with pytest.raises(UsageError, match="has 2 inputs and 1 outputs; a predictor takes one"):
         keras_cnns.predictor(keras.Model(two, keras.layers.Add()(two)))
