@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_cnns import builder
 from keras_cnns.errors import UsageError
 from keras_cnns.export import (
     ExportError,
@@ -20,6 +21,7 @@ from keras_cnns.export import (
     runners,
     synthetic_images,
 )
+from keras_cnns.preprocessing import PREPROCESSING
 from keras_cnns.quiet import quiet
 
 FILES = list(manifest.FILES.values())
@@ -558,3 +560,23 @@ def test_mediapipe_classifies_with_our_labels(artifact, images):
                 assert set(by_name) == set(LABELS)
                 received = [by_name[label] for label in LABELS]
                 np.testing.assert_allclose(received, scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("preprocessing", ["caffe", "imagenet"])
+def test_what_weights_want_of_pixels_is_in_every_file(preprocessing, tmp_path):
+    keras.utils.set_random_seed(0)
+    spec = {"stages": {str(i): {"depth": 1} for i in range(3)}}
+    model = builder.build("resnet20_cifar", spec=spec, preprocessing=preprocessing)
+    shape = model.input_shape[1:]
+    prepare.settle_statistics(model, synthetic_images(16, shape, seed=1))
+    reference = Reference(synthetic_images(64, shape, seed=0))
+    made = export(model, tmp_path / "out", name="tiny", labels=LABELS, reference=reference)
+    assert [a["passed"] for a in made["artifacts"]] == [True] * 3
+    scale, offset = map(np.array, PREPROCESSING[preprocessing])
+    bare = builder.build("resnet20_cifar", spec=spec)
+    bare.set_weights(model.get_weights())
+    expected = bare(reference.images * scale + offset, training=False).numpy()
+    for artifact in made["artifacts"]:
+        runner = runners.load(artifact["format"], tmp_path / "out" / artifact["file"])
+        found = runner.run(reference.images)["probabilities"]
+        np.testing.assert_allclose(found, expected, atol=1e-4)
