@@ -146,9 +146,17 @@ def fit_image(image: tf.Tensor, image_shape: Shape) -> tf.Tensor:
         sides = tf.cast(given, tf.float64)
         scale = tf.reduce_max(tf.constant((height, width), tf.float64) / sides)
         size = tf.maximum(tf.cast(tf.round(sides * scale), tf.int32), (height, width))
-        large = tf.image.resize(pixels, size, antialias=True)
-        top, left = (size[0] - height) // 2, (size[1] - width) // 2
-        cut = large[..., top : top + height, left : left + width, :]
+        # What tf.image.resize runs, but of the part that is kept alone: a long narrow image would
+        # swell beyond all memory.
+        cut = tf.raw_ops.ScaleAndTranslate(
+            images=tf.reshape(pixels, (-1, given[0], given[1], channels)),
+            size=(height, width),
+            scale=tf.cast(size, tf.float32) / tf.cast(given, tf.float32),
+            translation=tf.cast(-((size - (height, width)) // 2), tf.float32),
+            kernel_type="triangle",
+            antialias=True,
+        )
+        cut = tf.reshape(cut, tf.concat([tf.shape(pixels)[:-3], image_shape], 0))
         return tf.clip_by_value(tf.round(cut), 0.0, 255.0)
 
     fitted = tf.cond(tf.reduce_all(given == (height, width)), lambda: pixels, resized)

@@ -230,3 +230,14 @@ def test_photos(photos):
         difference = np.abs(data.read_image(path, (224, 224, 3)) - expected)
         assert difference.mean() < 0.5
         assert difference.max() <= 2
+
+
+def test_a_long_narrow_image_does_not_swell():
+    # Resized whole, it would be 224 x 224,000 pixels.
+    image = tf.concat([tf.zeros((1, 20000, 3)), tf.fill((1, 20000, 3), 255.0)], 1)
+    found = data.fit_image(image, (224, 224, 3)).numpy()
+    assert found.shape == (224, 224, 3)
+    # The middle is between the two: the edge stands there, 224 times as wide as a pixel was.
+    assert found[0, 0, 0] < 10
+    assert found[0, -1, 0] > 245
+    assert (np.diff(found[0, :, 0]) >= 0).all()
