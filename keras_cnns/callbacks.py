@@ -1,12 +1,9 @@
-"""What happens between batches and epochs of a training."""
+"""What happens between the epochs of a training."""
 
 import csv
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,39 +50,3 @@ def record(path: Path, steps: int) -> Any:
                 self.model.save_weights(temporary)
 
     return Record()
-
-
-@contextmanager
-def stopped_between_batches() -> Iterator[Any]:
-    """Give a callback that turns Ctrl-C into a stop after the batch at hand.
-
-    So nothing is half done where it stops. A second Ctrl-C stops at once; where a shell has it
-    ignored, as for a job behind itself, it stays ignored.
-    """
-    import keras
-
-    asked = threading.Event()
-
-    class Stop(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-            if asked.is_set():
-                raise KeyboardInterrupt
-
-        on_test_batch_end = on_train_batch_end
-
-    def ask(number: int, frame: Any) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    if ignored or threading.current_thread() is not threading.main_thread():
-        yield Stop()  # signals are the main thread's
-        return
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield Stop()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if asked.is_set():
-        raise KeyboardInterrupt

@@ -199,20 +199,18 @@ def train(recipe: Recipe, out: str | Path, *, deterministic: bool = False) -> Ru
     begun = int(trainer.optimizer.iterations.numpy()) // steps
     if begun:
         print(f"resuming {run.path} after epoch {begun} of {recipe.train.epochs}", file=sys.stderr)
-    with callbacks.stopped_between_batches() as stop:
-        trainer.fit(
-            batches(recipe, source, "train", names, first_epoch=begun),
-            shuffle=False,
-            validation_data=held_out,
-            initial_epoch=begun,
-            epochs=recipe.train.epochs,
-            callbacks=[
-                callbacks.record(run.path, steps),
-                keras.callbacks.TensorBoard(run.path / "tensorboard"),
-                stop,
-            ],
-            verbose=1 if sys.stderr.isatty() else 2,
-        )
+    trainer.fit(
+        batches(recipe, source, "train", names, first_epoch=begun),
+        shuffle=False,
+        validation_data=held_out,
+        initial_epoch=begun,
+        epochs=recipe.train.epochs,
+        callbacks=[
+            callbacks.record(run.path, steps),
+            keras.callbacks.TensorBoard(run.path / "tensorboard"),
+        ],
+        verbose=1 if sys.stderr.isatty() else 2,
+    )
     with runs.replacing(run.path / "model.keras") as temporary:
         model = keras.Model(model.input, model.get_layer("predictions").output, name=model.name)
         model.save(temporary)

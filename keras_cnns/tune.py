@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from keras_cnns import callbacks, data, recipe as recipes, report, runs, spec as specs, train, zoo
+from keras_cnns import data, recipe as recipes, report, runs, spec as specs, train, zoo
 from keras_cnns.cost import Cost, cost
 from keras_cnns.errors import UsageError
 from keras_cnns.recipe import Recipe
@@ -219,16 +219,15 @@ def fit(recipe: Recipe, source: data.Source) -> Mapping[str, Sequence[float]]:
     held_out = train.batches(recipe, source, "validation", names)
     steps = data.steps_per_epoch(source, recipe.data.batch_size)
     trainer = train.compiled(model, recipe, steps)
-    with callbacks.stopped_between_batches() as stop:
-        history = trainer.fit(
-            trained,
-            validation_data=held_out,
-            validation_freq=recipe.train.epochs,  # its last epoch's is a trial's score
-            epochs=recipe.train.epochs,
-            shuffle=False,
-            callbacks=[keras.callbacks.TerminateOnNaN(), stop],
-            verbose=0,
-        )
+    history = trainer.fit(
+        trained,
+        validation_data=held_out,
+        validation_freq=recipe.train.epochs,  # its last epoch's is a trial's score
+        epochs=recipe.train.epochs,
+        shuffle=False,
+        callbacks=[keras.callbacks.TerminateOnNaN()],
+        verbose=0,
+    )
     if not math.isfinite(history.history["loss"][-1]):
         raise ArithmeticError("the loss is not finite; choose a lower train.learning_rate")
     return {k.replace("predictions_", ""): v for k, v in history.history.items()}

@@ -416,3 +416,15 @@ def test_networks_of_keras_compute_the_same(name):
     fused = keras_cnns.fuse(randomised(model))
     assert_same_function(model, fused)
     assert len(norms(fused)) == LEFT[name]
+
+
+def test_an_adapted_layer_is_left_as_it_is():
+    image = keras.Input((8, 8, 4))
+    conv = layers.Conv2D(5, 3)
+    model = keras.Model(image, NORMS()(conv(image)))
+    conv.enable_lora(2)
+    conv.lora_kernel_b.assign(conv.lora_kernel_b + 0.1)
+    fused = keras_cnns.fuse(model)
+    assert len(norms(fused)) == 1
+    images = images_of(model)
+    np.testing.assert_allclose(fused(images), model(images, training=False), atol=1e-6)

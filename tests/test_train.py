@@ -1,14 +1,12 @@
 """What a recipe leaves open is decided by network and data; what is trained is what was asked."""
 
-import os
-import signal
 from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
 
-from keras_cnns import callbacks, data, recipe as recipes, train
+from keras_cnns import data, recipe as recipes, train
 from keras_cnns.errors import UsageError
 
 
@@ -128,37 +126,3 @@ def test_the_seed_decides_the_weights():
     other = train.build(replace(recipe, seed=1), 10).get_weights()
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not np.array_equal(first[0], other[0])
-
-
-def interrupt():
-    os.kill(os.getpid(), signal.SIGINT)
-
-
-@pytest.fixture
-def interruptible():
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def test_an_interruption_that_is_ignored_stays_so(interruptible):
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a job that a shell runs behind itself
-    with callbacks.stopped_between_batches() as stop:
-        interrupt()
-        stop.on_train_batch_end(0)
-    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-
-
-def test_an_interruption_waits_for_the_end_of_the_batch(interruptible):
-    interruption = callbacks.stopped_between_batches()
-    stop = interruption.__enter__()
-    stop.on_train_batch_end(0)
-    interrupt()
-    for ending in (stop.on_train_batch_end, stop.on_test_batch_end):
-        with pytest.raises(KeyboardInterrupt):
-            ending(1)
-    with pytest.raises(KeyboardInterrupt):
-        interrupt()  # the second one stops at once
-    with pytest.raises(KeyboardInterrupt):
-        interruption.__exit__(None, None, None)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
