@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import click
 
 from keras_cnns import __version__
-from keras_cnns.commands import artifacts, networks, training
+from keras_cnns.commands import artifacts, networks, testing, training
 from keras_cnns.errors import UsageError
 from keras_cnns.terminal import working
 
@@ -47,8 +47,8 @@ for command in (
     networks.list_,
     networks.show,
     training.train,
-    training.evaluate,
-    training.predict,
+    testing.evaluate,
+    testing.predict,
     training.tune,
     artifacts.export,
     artifacts.verify,
