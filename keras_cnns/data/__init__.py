@@ -12,7 +12,14 @@ from keras_cnns.data.sources import open_source
 from keras_cnns.quiet import start_keras
 
 if TYPE_CHECKING:
-    from keras_cnns.data.pipeline import batches, examples, fit_image, read_image, steps_per_epoch
+    from keras_cnns.data.pipeline import (
+        batches,
+        examples,
+        fit_image,
+        read_image,
+        resized_part,
+        steps_per_epoch,
+    )
 
 __all__ = [
     "AUGMENTATIONS",
@@ -26,6 +33,7 @@ __all__ = [
     "is_image",
     "open_source",
     "read_image",
+    "resized_part",
     "steps_per_epoch",
 ]
 
