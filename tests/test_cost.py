@@ -1,6 +1,5 @@
 """Costs: the same of a name, a model and a file, without Keras where none is needed, or refused."""
 
-import gc
 import json
 import subprocess
 import sys
@@ -89,13 +88,6 @@ def test_what_is_said_of_a_name_is_what_its_model_has(name):
     key = (zoo.get(name).builder, repr(wanted))
     first = FIRST_OF_ITS_SPEC.setdefault(key, name)
     agree(cost(name, **wanted), narrow_cost(*key, first))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", zoo.NETS)
-def test_what_is_said_of_a_name_is_what_its_model_has_at_full_size(name):
-    gc.collect()
-    agree(cost(name), cost(builder.build(name)))
 
 
 def test_auxiliary_heads_cost_the_same_of_a_name_and_of_a_model():

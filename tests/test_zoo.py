@@ -43,9 +43,11 @@ def module(name):
 
 
 MODULES = list(dict.fromkeys(map(module, NAMES)))
-# Building takes time: what does is tried on the first network of each family, with few filters and
-# a single block a stage, and on the others behind `-m slow`.
-FIRST = set(dict(reversed([(zoo.get(name).family, name) for name in NAMES])).values())
+# Building takes time: what does is tried on the first network of each module, with few filters and
+# a single block a stage; on the others so, and on all as they are, behind `-m slow`.
+FIRST = {name for name in NAMES if name == next(n for n in NAMES if module(n) == module(name))}
+# These have many branches, and are the ones that take longest: some is tried of the first alone.
+CHEAP = FIRST - {"inception_v2", "inception_v3", "inception_v4"}
 WITH_HEADS = [name for name in NAMES if zoo.get(name).auxiliary_params]
 
 
@@ -54,6 +56,7 @@ def slow_unless(cheap, names=NAMES):
 
 
 MEMBERS = slow_unless(FIRST)
+SLOW = pytest.mark.slow
 
 
 def shallow(spec):
@@ -118,7 +121,7 @@ def distinct():
     return [
         name
         for name in found.values()
-        if name in FIRST or len(builder.trace(name, **small(name)).rows) < 100
+        if name in CHEAP or len(builder.trace(name, **small(name)).rows) < 100
     ]
 
 
@@ -163,10 +166,8 @@ def test_plain_networks_lack_the_projections_of_residual_ones():
         assert residual.macs - plain.macs == sum(a * b * n * n for a, b, n in shapes)
 
 
-@pytest.mark.parametrize("name", slow_unless({"lenet5", "nin_cifar", "inception_v1"}))
+@pytest.mark.parametrize("name", ["lenet5", "nin_cifar", "inception_v1"])
 def test_counts_are_those_of_the_model_at_full_size(name):
-    # The one before may be half a gigabyte.
-    gc.collect()
     net = zoo.get(name)
     model = builder.build(name)
     assert weights(model) == net.params
@@ -289,7 +290,7 @@ def test_images_may_have_1_3_or_4_channels(name):
     assert colour - grey == 2 * (transparent - colour) > 0
 
 
-@pytest.mark.parametrize("name", MEMBERS)
+@pytest.mark.parametrize("name", slow_unless(CHEAP))
 def test_the_smallest_size_runs(name):
     size = zoo.get(name).min_size
     keras.utils.set_random_seed(0)
@@ -406,26 +407,37 @@ def cancelled(model):
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="uses a tape")
-@pytest.mark.parametrize("auxiliary", [False, True])
-@pytest.mark.parametrize("name", MEMBERS)
+@pytest.mark.parametrize(
+    ("name", "auxiliary"),
+    [
+        *[pytest.param(name, False, marks=() if name in FIRST else SLOW) for name in NAMES],
+        *[pytest.param(name, True, marks=() if name in CHEAP else SLOW) for name in WITH_HEADS],
+    ],
+)
 def test_a_gradient_reaches_every_weight(name, auxiliary):
-    import tensorflow as tf
-
-    if auxiliary and name not in WITH_HEADS:
-        pytest.skip(f"{name} has no auxiliary heads")
     model = built(name)
     if auxiliary:
         size = builder.min_size(name, auxiliary=True)
         keras.utils.set_random_seed(0)
         model = builder.build(name, **small(name, input_shape=(size, size, 3)), auxiliary=True)
-    x, labels = images(model, 8), np.arange(8) % 5
     before = model.get_weights()
-    with tf.GradientTape() as tape:
-        outputs = model(x, training=True)
-        heads = outputs.values() if auxiliary else [outputs]
-        loss = sum(tf.reduce_mean(-tf.math.log(tf.gather(p, labels, batch_dims=1))) for p in heads)
-    gradients = tape.gradient(loss, [w.value for w in model.trainable_weights])
+    check_gradients(model, images(model, 8), np.arange(8) % 5)
     model.set_weights(before)
+
+
+def check_gradients(model, x, labels):
+    """Assert that every weight has a gradient, none of zeros but for biases that are cancelled."""
+    import tensorflow as tf
+
+    heads = model.output if isinstance(model.output, dict) else ["predictions"]
+    names = ["logits" if head == "predictions" else f"{head}_logits" for head in heads]
+    scores = keras.Model(model.input, [model.get_layer(name).output for name in names])
+    with tf.GradientTape() as tape:
+        loss = sum(
+            tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, found))
+            for found in keras.tree.flatten(scores(x, training=True))
+        )
+    gradients = tape.gradient(loss, [w.value for w in model.trainable_weights])
     free = cancelled(model)
     silent = [
         weight.path
@@ -472,7 +484,7 @@ def test_the_heads_of_inception_v1_are_those_of_caffe():
     assert (found.params, found.macs) == (13_378_280, 1_591_044_096)
 
 
-@pytest.mark.parametrize("name", slow_unless(FIRST, WITH_HEADS))
+@pytest.mark.parametrize("name", slow_unless(CHEAP, WITH_HEADS))
 def test_auxiliary_heads_are_named_outputs_with_losses_of_their_own(name):
     size = builder.min_size(name, auxiliary=True)
     arguments = small(name, input_shape=(size, size, 3))
@@ -993,3 +1005,84 @@ def test_a_resnet_without_projections_has_fewer_weights():
     # Three projections, 64 to 128 to 256 to 512, each with its normalisation.
     difference = sum(64 * 128 * 4**i + 2 * 128 * 2**i for i in range(3))
     assert projections.params - zeros.params == difference
+
+
+# As the papers have them, in full: a test for each name, so that they can be run piece by piece.
+
+
+@pytest.fixture
+def returns_memory():
+    """Give back what a test has built, which may be some gigabytes."""
+    gc.collect()
+    yield
+    keras.utils.clear_session()
+    gc.collect()
+
+
+def settled_by_training(model):
+    """Let normalisations take over the statistics of the next batch that is trained on."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="uses a tape")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_at_full_size_keeps_every_contract(name, tmp_path, returns_memory):
+    net = zoo.get(name)
+    heads = {"auxiliary": True} if net.auxiliary_params else {}
+    keras.utils.set_random_seed(0)
+    model = builder.build(name, **heads)
+    assert (model.name, model.input_shape) == (name, (None, *net.input_shape))
+    assert weights(model) == (net.auxiliary_params or net.params)
+    found, said = cost(model), cost(name, **heads)
+    assert sorted(found.layers) == sorted(said.layers)
+    assert found.peak_activation_bytes == said.peak_activation_bytes
+
+    settled_by_training(model)
+    x = images(model, 2)
+    check_gradients(model, x, np.arange(2))
+    outputs = model(x)
+    for probabilities in keras.tree.flatten(outputs):
+        assert probabilities.shape == (2, net.num_classes)
+        np.testing.assert_allclose(np.sum(probabilities, -1), 1, atol=1e-5)
+
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    keras.tree.map_structure(np.testing.assert_array_equal, loaded(x), outputs)
+    del loaded
+
+    bare = builder.build(name, include_top=False, pooling="avg")
+    for layer in filter(lambda layer: layer.weights, bare.layers):
+        layer.set_weights(model.get_layer(layer.name).get_weights())
+    last = model.get_layer(bare.layers[-2].name).output
+    maps = np.asarray(keras.Model(model.input, last)(x))
+    assert np.isfinite(maps).all()
+    np.testing.assert_allclose(bare(x), maps.mean((1, 2)), rtol=1e-4, atol=1e-4 * np.ptp(maps))
+    del bare
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        mixed = builder.build(name, input_shape=(*net.input_shape[:2], 4), num_classes=7)
+    finally:
+        keras.config.set_dtype_policy(before)
+    probabilities = mixed(images(mixed, 2), training=True)
+    assert keras.backend.standardize_dtype(probabilities.dtype) == "float32"
+    assert {keras.backend.standardize_dtype(w.dtype) for w in mixed.weights} == {"float32"}
+    assert probabilities.shape == (2, 7)
+    np.testing.assert_allclose(np.sum(probabilities, -1), 1, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet1001_v2_cifar", "resnet1202_cifar"])
+def test_the_deepest_networks_train(name, returns_memory):
+    keras.utils.set_random_seed(0)
+    model = builder.build(name)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    before = [np.array(w) for w in model.trainable_weights]
+    loss = model.train_on_batch(images(model, 2), np.arange(2))
+    assert np.isfinite(loss)
+    moved = [np.any(was != w) for was, w in zip(before, model.trainable_weights, strict=True)]
+    assert all(moved)
