@@ -141,9 +141,9 @@ def output_names(recipe: Recipe, model: "keras.Model") -> list[str]:
 
 
 def batches(
-    recipe: Recipe, source: data.Source, split: str, names: list[str], first_epoch: int = 0
+    recipe: Recipe, source: data.Source, split: str, names: list[str], first_step: int = 0
 ) -> Any:
-    """Return a split as batches of pixels and one-hot labels for each output."""
+    """Return a split as batches of pixels and one-hot labels for each output, endless for train."""
     import tensorflow as tf
 
     dataset = data.batches(
@@ -154,7 +154,7 @@ def batches(
         training=split == "train",
         augment=recipe.data.augment or "none",
         seed=recipe.seed,
-        first_epoch=first_epoch,
+        first_step=first_step,
     )
     classes = len(source.labels)
     return dataset.map(lambda x, y: (x, dict.fromkeys(names, tf.one_hot(y, classes))))
@@ -200,11 +200,12 @@ def train(recipe: Recipe, out: str | Path, *, deterministic: bool = False) -> Ru
     if begun:
         print(f"resuming {run.path} after epoch {begun} of {recipe.train.epochs}", file=sys.stderr)
     trainer.fit(
-        batches(recipe, source, "train", names, first_epoch=begun),
+        batches(recipe, source, "train", names, first_step=begun * steps),
         shuffle=False,
         validation_data=held_out,
         initial_epoch=begun,
         epochs=recipe.train.epochs,
+        steps_per_epoch=steps,
         callbacks=[
             callbacks.record(run.path, steps),
             keras.callbacks.TensorBoard(run.path / "tensorboard"),

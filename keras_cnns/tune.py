@@ -224,6 +224,7 @@ def fit(recipe: Recipe, source: data.Source) -> Mapping[str, Sequence[float]]:
         validation_data=held_out,
         validation_freq=recipe.train.epochs,  # its last epoch's is a trial's score
         epochs=recipe.train.epochs,
+        steps_per_epoch=steps,
         shuffle=False,
         callbacks=[keras.callbacks.TerminateOnNaN()],
         verbose=0,

@@ -25,6 +25,7 @@ SHUFFLE_BYTES = 2**28
 """How much of a split that is not kept in memory is shuffled at a time."""
 
 AUTOTUNE = tf.data.AUTOTUNE
+FOREVER = 2**62
 # What a random key is for, so that order and augmentation do not draw the same numbers.
 SHUFFLING, AUGMENTING = 0, 1
 
@@ -41,14 +42,15 @@ def batches(
     training: bool = False,
     augment: str = "none",
     seed: int = 0,
-    first_epoch: int = 0,
+    first_step: int = 0,
 ) -> tf.data.Dataset:
     """Return batches of (images float32 (n, height, width, channels) 0 to 255, labels int64 (n,)).
 
-    Its cardinality is the number of batches. For training, each pass is the next epoch, in another
-    order and augmented anew, and what does not fill the last batch waits for another epoch, unless
-    it is all there is: the statistics of a few images are bad ones, and an odd size is one more
-    graph to trace. Otherwise images come in the source's order, and the last batch may be smaller.
+    For training they never end: epoch follows epoch, each of `steps_per_epoch` batches, in another
+    order and augmented anew. What does not fill the last batch waits for another epoch, unless it
+    is all there is: the statistics of a few images are bad ones, and an odd size is one more graph
+    to trace. Otherwise images come once, in the source's order, the last batch may be smaller, and
+    the cardinality is the number of batches.
 
     Args:
         source: from `open_source`.
@@ -58,7 +60,8 @@ def batches(
         training: whether to shuffle and augment.
         augment: one of `AUGMENTATIONS`; used in training.
         seed: of order and augmentation.
-        first_epoch: the number of the epoch that the first pass gives: where a training goes on.
+        first_step: how many batches of a training were had already: it goes on with the next, in
+            the middle of an epoch too. What is passed over is not decoded.
 
     Raises:
         UsageError: an empty or unknown split, an unknown augmentation, a batch size below 1.
@@ -72,17 +75,23 @@ def batches(
         dataset = _fitted(source.records(split), source, image_shape, batch_size)
         dataset = dataset.cache() if small else dataset
         return dataset.map(_as_floats).map(lambda r: (r["image"], r["label"])).prefetch(AUTOTUNE)
+    steps = max(1, size // batch_size)
 
     def finish(step: tf.Tensor, batch: Record) -> tuple[tf.Tensor, tf.Tensor]:
-        images = change(batch["image"], _key(seed, AUGMENTING, batch["epoch"][0], step))
+        images = change(batch["image"], _key(seed, AUGMENTING, step // steps, step % steps))
         return tf.cast(images, tf.float32), batch["label"]
 
-    shuffle = _from_memory if small else _streamed
+    batched = (_from_memory if small else _streamed)(source, split, image_shape, batch_size)
+
+    def following(epoch: tf.Tensor) -> tf.data.Dataset:
+        done = tf.where(epoch == first_step // steps, first_step % steps, 0)
+        return batched(_key(seed, SHUFFLING, epoch), done)
+
     return (
-        shuffle(source, split, image_shape, batch_size, seed, first_epoch)
-        .enumerate()
+        tf.data.Dataset.range(first_step // steps, FOREVER)
+        .flat_map(following)
+        .enumerate(first_step)
         .map(finish, num_parallel_calls=AUTOTUNE, deterministic=True)
-        .apply(tf.data.experimental.assert_cardinality(steps_per_epoch(source, batch_size)))
         .prefetch(AUTOTUNE)
     )
 
@@ -214,9 +223,29 @@ def _as_floats(batch: Record) -> Record:
 
 
 def _from_memory(
-    source: Source, split: str, image_shape: Shape, batch_size: int, seed: int, first_epoch: int
-) -> tf.data.Dataset:
+    source: Source, split: str, image_shape: Shape, batch_size: int
+) -> Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset]:
     """Read a split once; an epoch is then an order of its rows, and a batch is one gather."""
+    size = source.sizes[split]
+    steps = max(1, size // batch_size)
+    images, labels = _pixels(source, split, image_shape)
+
+    def fetch(rows: tf.Tensor) -> Record:
+        return {"image": tf.gather(images, rows), "label": tf.gather(labels, rows)}
+
+    def epoch(key: tf.Tensor, done: tf.Tensor) -> tf.data.Dataset:
+        rows = tf.random.experimental.stateless_shuffle(tf.range(size), key)
+        rows = tf.reshape(rows[: steps * batch_size], (steps, -1))
+        batched = tf.data.Dataset.from_tensor_slices(rows[done:])
+        return batched.map(fetch, num_parallel_calls=AUTOTUNE, deterministic=True)
+
+    return epoch
+
+
+def _pixels(source: Source, split: str, image_shape: Shape) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return all images of a split, fitted, and their labels, which the source keeps."""
+    if (split, image_shape) in source.kept:
+        return source.kept[split, image_shape]
     size = source.sizes[split]
     pixels = np.empty((size, *image_shape), np.uint8)
     numbers = np.empty(size, np.int64)
@@ -231,52 +260,27 @@ def _from_memory(
             bar.update(len(labels))
     # Batches are put together by tf.data on the host, whatever the network runs on.
     with tf.device("CPU:0"):
-        all_images, all_labels = tf.constant(pixels), tf.constant(numbers)
-
-    def shuffled(key: tf.Tensor) -> tf.data.Dataset:
-        rows = tf.random.experimental.stateless_shuffle(tf.range(size), key)
-        return tf.data.Dataset.from_tensor_slices({"row": rows})
-
-    def fetch(batch: Record) -> Record:
-        rows = batch["row"]
-        return {
-            "image": tf.gather(all_images, rows),
-            "label": tf.gather(all_labels, rows),
-            "epoch": batch["epoch"],
-        }
-
-    rows = _epochs(shuffled, seed, first_epoch).batch(batch_size, drop_remainder=size >= batch_size)
-    return rows.map(fetch, num_parallel_calls=AUTOTUNE, deterministic=True)
+        kept = tf.constant(pixels), tf.constant(numbers)
+    source.kept[split, image_shape] = kept
+    return kept
 
 
 def _streamed(
-    source: Source, split: str, image_shape: Shape, batch_size: int, seed: int, first_epoch: int
-) -> tf.data.Dataset:
+    source: Source, split: str, image_shape: Shape, batch_size: int
+) -> Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset]:
     """Shuffle what is cheap to hold, paths or encoded images, and decode behind it."""
     size = source.sizes[split]
+    steps = max(1, size // batch_size)
     records = source.records(split)
     buffer = min(size, max(1024, SHUFFLE_BYTES // max(1, source.record_bytes)))
 
-    def shuffled(key: tf.Tensor) -> tf.data.Dataset:
+    def epoch(key: tf.Tensor, done: tf.Tensor) -> tf.data.Dataset:
         number = tf.random.stateless_uniform((), key, None, None, tf.int64)
-        return records.shuffle(buffer, seed=number, reshuffle_each_iteration=False)
+        shuffled = records.shuffle(buffer, seed=number, reshuffle_each_iteration=False)
+        left = shuffled.skip(tf.cast(done, tf.int64) * batch_size)
+        return _fitted(left, source, image_shape, batch_size).take(steps - tf.cast(done, tf.int64))
 
-    epochs = _epochs(shuffled, seed, first_epoch)
-    return _fitted(epochs, source, image_shape, batch_size, drop_remainder=size >= batch_size)
-
-
-def _epochs(
-    shuffled: Callable[[tf.Tensor], tf.data.Dataset], seed: int, first_epoch: int
-) -> tf.data.Dataset:
-    """Return the records of the next epoch at each pass, with its number: by counting passes."""
-    counter = tf.Variable(first_epoch, dtype=tf.int64, trainable=False)
-
-    def following(_: tf.Tensor) -> tf.data.Dataset:
-        epoch = counter.assign_add(1) - 1
-        records = shuffled(_key(seed, SHUFFLING, epoch))
-        return records.map(lambda record: {**record, "epoch": epoch})
-
-    return tf.data.Dataset.range(1).flat_map(following)
+    return epoch
 
 
 def _key(seed: int, *numbers: int | tf.Tensor) -> tf.Tensor:

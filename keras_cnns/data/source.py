@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from keras_cnns.errors import UsageError
 from keras_cnns.quiet import start_keras
@@ -33,6 +33,7 @@ class Source:
         record_bytes: about how many bytes a record of `records` takes.
         records: split -> {"image": path or encoded bytes, "label": int64, "file": string} in order.
         read: the "image" of a record -> uint8 pixels (height, width, channels).
+        kept: what of it is in memory, for whoever asks again.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Source:
     record_bytes: int = field(repr=False)
     records: Callable[[str], tf.data.Dataset] = field(repr=False)
     read: Callable[[tf.Tensor], tf.Tensor] = field(repr=False)
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def dataset(self, split: str) -> tf.data.Dataset:
         """Return the images of a split in a fixed order, their classes mixed.
