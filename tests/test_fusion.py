@@ -258,6 +258,7 @@ GRAPHS = {
     "dilated": (lambda x: NORMS()(layers.Conv2D(5, 3, dilation_rate=2)(x)), 0, 1),
     "grouped": (lambda x: NORMS()(layers.Conv2D(6, 3, groups=2)(x)), 0, 1),
     "dropout between": (lambda x: NORMS()(layers.Dropout(0.5)(layers.Conv2D(5, 3)(x))), 0, 1),
+    "flip between": (lambda x: NORMS()(layers.RandomFlip()(layers.Conv2D(5, 3)(x))), 0, 1),
     "depthwise": (lambda x: NORMS()(layers.DepthwiseConv2D(3, depth_multiplier=2)(x)), 0, 1),
     "separable": (
         lambda x: NORMS()(layers.SeparableConv2D(5, 3, depth_multiplier=2)(x)), 0, 1),

@@ -48,10 +48,10 @@ async function openTFLite(bytes, shape, record) {
   const run = async (pixels) => {
     const image = new Tensor(numbers.from(pixels), [1, ...shape]);
     const [output] = await model.run(image);
-    const probabilities = Float32Array.from(await output.data());
+    const scores = Float32Array.from(await output.data());
     image.delete();
     output.delete();
-    return probabilities;
+    return record.outputs.includes("probabilities") ? scores : softmax(scores);
   };
   return { run, close: () => model.delete() };
 }
@@ -70,6 +70,13 @@ async function openONNX(bytes, [height, width, channels], { layout }) {
     return probabilities.data;
   };
   return { run, close: () => session.release() };
+}
+
+function softmax(logits) {
+  const largest = logits.reduce((a, b) => Math.max(a, b));
+  const powers = logits.map((x) => Math.exp(x - largest));
+  const sum = powers.reduce((a, b) => a + b);
+  return powers.map((power) => power / sum);
 }
 
 function planes(pixels, channels) {

@@ -16,12 +16,16 @@ def open_tflite(file: str):
 
     interpreter = Interpreter(file, num_threads=1)
     interpreter.allocate_tensors()
-    (image,), (probabilities,) = interpreter.get_input_details(), interpreter.get_output_details()
+    (image,), (scores,) = interpreter.get_input_details(), interpreter.get_output_details()
 
     def run(pixels: np.ndarray) -> np.ndarray:
         interpreter.set_tensor(image["index"], pixels[None].astype(image["dtype"]))
         interpreter.invoke()
-        return interpreter.get_tensor(probabilities["index"])[0]
+        found = interpreter.get_tensor(scores["index"])[0]
+        if scores["name"] != "logits":
+            return found
+        powers = np.exp(found - found.max())
+        return powers / powers.sum()
 
     return run
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from keras_cnns.preprocessing import PREPROCESSING
 from keras_cnns.terminal import DATA_HELP, as_json, data_dir, print_json, table, working
 
 if TYPE_CHECKING:
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
 @click.option(
     "--layout", type=click.Choice(["NHWC", "NCHW"]), default="NHWC", help="Of ONNX's input [NHWC]."
 )
+@click.option(
+    "--output",
+    type=click.Choice(["probabilities", "logits"]),
+    default="probabilities",
+    help="Of TFLite; the others give both [probabilities].",
+)
+@click.option(
+    "--preprocessing",
+    type=click.Choice(["none", *PREPROCESSING]),
+    help="What a .keras file that does not scale its pixels wants done to 0..255 [unknown].",
+)
 @click.option("--data", help=f"To compare and calibrate on: {DATA_HELP} [a run's own]")
 @data_dir
 @as_json
@@ -29,6 +41,8 @@ def export(
     formats: str,
     quantize: str,
     layout: str,
+    output: str,
+    preprocessing: str | None,
     data: str | None,
     data_dir: str | None,
     as_json: bool,
@@ -39,21 +53,34 @@ def export(
 
         made = subject.export_subject(
             model, out, formats=_words(formats), quantize=_words(quantize), data_name=data,
-            data_dir=data_dir, layout=layout, progress=lambda line: click.echo(line, err=True),
+            data_dir=data_dir, layout=layout, output=output, preprocessing=preprocessing,
+            progress=lambda line: click.echo(line, err=True),
         )  # fmt: skip
     if as_json:
         return print_json(made)
-    _artifacts(made["artifacts"])
+    _artifacts(made["artifacts"], made["labels"])
 
 
 def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _artifacts(artifacts: list[dict[str, Any]]) -> None:
+def _artifacts(artifacts: list[dict[str, Any]], labels: list[str]) -> None:
+    """Print a row for each file, and the images on which one disagrees with its model."""
     header = ("file", "MB", "max error", "agreement", "accuracy", "ms", "passed", "why")
     keys = ("max_error", "agreement", "accuracy", "latency_ms", "passed", "why")
     table(header, [(a["file"], a["bytes"] / 1e6, *(a[k] for k in keys)) for a in artifacts])
+    for artifact in artifacts:
+        listed = artifact.get("disagreements", [])
+        for entry in listed:
+            tie = ", a tie" if entry["tie"] else ""
+            click.echo(
+                f"{artifact['file']}: image {entry['image']} is {labels[entry['received']]} where "
+                f"the model says {labels[entry['expected']]} by {entry['margin']:.3g}{tie}; "
+                f"largest error {entry['error']:.3g}"
+            )
+        if len(listed) < artifact.get("disagreeing", 0):
+            click.echo(f"{artifact['file']}: {artifact['disagreeing'] - len(listed)} more")
 
 
 @click.command()
@@ -64,6 +91,7 @@ def _artifacts(artifacts: list[dict[str, Any]]) -> None:
 def verify(folder: Path, data: str | None, data_dir: str | None, as_json: bool) -> None:
     """Run every file of a folder against the model it came from; exit 1 on disagreement."""
     with working():
+        from keras_cnns.export import manifest
         from keras_cnns.export.verify import verify
 
         images, labels = _test_images(folder, data, data_dir) if data else (None, None)
@@ -71,7 +99,7 @@ def verify(folder: Path, data: str | None, data_dir: str | None, as_json: bool) 
     if as_json:
         print_json(found)
     else:
-        _artifacts(found["artifacts"])
+        _artifacts(found["artifacts"], manifest.read(folder)["labels"])
     sys.exit(0 if found["passed"] else 1)
 
 

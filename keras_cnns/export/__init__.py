@@ -15,8 +15,9 @@ import numpy as np
 
 from keras_cnns.errors import UsageError
 from keras_cnns.export import manifest
-from keras_cnns.export.checks import ExportError, folder_bytes
-from keras_cnns.export.manifest import FORMATS, QUANTIZATIONS, Target, check_folder, plan
+from keras_cnns.export.checks import ExportError, Trial, folder_bytes
+from keras_cnns.export.manifest import FORMATS, OUTPUTS, QUANTIZATIONS, Target, check_folder, plan
+from keras_cnns.export.parity import softmax
 from keras_cnns.export.reference import Reference, as_pixels, reference_count, synthetic_images
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMATS",
+    "OUTPUTS",
     "QUANTIZATIONS",
     "ExportError",
     "Reference",
@@ -48,14 +50,16 @@ def export(
     reference: Reference,
     calibration: np.ndarray | None = None,
     layout: str = "NHWC",
+    output: str = "probabilities",
+    preprocessing: str | None = "none",
     cut: Mapping[str, Any] | None = None,
     progress: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
     """Write a model to an artifact folder, and verify every file before the folder is put in place.
 
     Args:
-        model: a functional model of pixel values 0..255 with layers "logits" and "predictions";
-            auxiliary heads are left out.
+        model: a functional model of images that classifies: its output, or the one called
+            "predictions", is a softmax or the class scores. Auxiliary heads are left out.
         out: the folder. One that `export` wrote before is replaced, once the new one is whole.
         name: the model's name, for the files' metadata.
         formats: of "savedmodel", "tflite", "onnx".
@@ -66,6 +70,11 @@ def export(
         calibration: images, uint8 or floats 0..255, to measure int8's ranges on; 100 to 200 of the
             training images are enough.
         layout: of the ONNX files' input: "NHWC" or "NCHW".
+        output: of the TFLite files: "probabilities", which MediaPipe takes, or "logits"; the other
+            formats give both.
+        preprocessing: what the files do to pixels from 0 to 255 before the model: "none", since it
+            takes them as they are, or a way that `build` knows. None if it is not known what the
+            model takes: they are left alone, and the manifest says so.
         cut: how the model's data was cut into splits, for `verify --data`; kept in the manifest.
         progress: called with a line of text before each step.
 
@@ -77,13 +86,15 @@ def export(
         ExportError: a file failed its writer's check, or disagrees with the model; nothing is left.
     """
     from keras_cnns.export import prepare
-    from keras_cnns.export.verify import verify
+    from keras_cnns.export.benchmark import latencies
+    from keras_cnns.export.verify import Failed, verify
 
     if layout not in ("NHWC", "NCHW"):
         raise UsageError(f'unknown layout "{layout}"; allowed are NHWC, NCHW')
-    targets = plan(formats, quantize, calibrated=calibration is not None and len(calibration) > 0)
+    calibrated = calibration is not None and len(calibration) > 0
+    targets = plan(formats, quantize, calibrated=calibrated, output=output)
     check_folder(out)
-    prepared = prepare.prepare(model)
+    prepared = prepare.prepare(model, None if preprocessing == "none" else preprocessing)
     shape = tuple(prepared.inputs[0].shape[1:])
     if calibration is not None:
         calibration = as_pixels(calibration)
@@ -92,21 +103,40 @@ def export(
         try:
             progress("running the float model on the reference images")
             logits = prepare.logits_of(prepared, reference.images)
-            described = _describe(folder, name, shape, labels, reference, logits)
+            fed = manifest.describe_input(shape, known=preprocessing is not None)
+            described = _describe(folder, name, fed, labels, reference, logits)
             described["cut"] = dict(cut or {})
+            chances = softmax(logits[:_TRIED])
+            varied = bool(np.ptp(chances, axis=0).max() > 1e-6 * chances.max())
+            if not varied:
+                progress("the model gives all images the same probabilities; is it trained?")
+            trial = Trial(reference.images[:_TRIED], 0, varied)
             for target in targets:
                 progress(f"writing {target.file}")
-                record = _write(
-                    target, folder, prepared, name, labels, reference, calibration, layout
+                path = folder / target.file
+                started = time.perf_counter()
+                facts = _write(
+                    target, path, prepared, described, trial, calibration, layout, output
                 )
-                described["artifacts"].append(record)
+                described["artifacts"].append(
+                    {
+                        **target._asdict(),
+                        "bytes": folder_bytes(path),
+                        "sha256": manifest.sha256(path),
+                        **facts,
+                        "seconds": round(time.perf_counter() - started, 2),
+                    }
+                )
             manifest.write(folder, described)
             progress("verifying every file in its own runtime")
             report = verify(folder)
             for record, measured in zip(described["artifacts"], report["artifacts"], strict=True):
                 record |= measured
+                if record["passed"]:
+                    record |= latencies(folder, record, shape, threads=[1])
+                    record["latency_ms_2"] = measured["latency_ms"]
             manifest.write(folder, described)
-        except OSError as error:
+        except (OSError, Failed) as error:
             raise ExportError(f"{out} could not be written: {error}") from error
         failed = [record for record in described["artifacts"] if not record["passed"]]
         if failed:
@@ -141,7 +171,7 @@ def _check_arguments(
 def _describe(
     folder: Path,
     name: str,
-    shape: tuple[int, ...],
+    fed: Mapping[str, Any],
     labels: Sequence[str],
     reference: Reference,
     logits: np.ndarray,
@@ -160,7 +190,7 @@ def _describe(
         "schema": manifest.SCHEMA,
         "name": name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "input": manifest.describe_input(shape),
+        "input": fed,
         "outputs": {
             "logits": "one number per class",
             "probabilities": "their softmax, one per class",
@@ -190,59 +220,42 @@ def _lrn(target: Target) -> str:
 
 def _write(
     target: Target,
-    folder: Path,
+    path: Path,
     prepared: "keras.Model",
-    name: str,
-    labels: Sequence[str],
-    reference: Reference,
+    described: Mapping[str, Any],
+    trial: Trial,
     calibration: np.ndarray | None,
     layout: str,
+    output: str,
 ) -> dict[str, Any]:
-    """Write one file and return its record."""
+    """Write one file and return what is particular to it."""
     from keras_cnns.export import onnx, prepare, saved_model, tflite
     from keras_cnns.fusion import fuse
 
-    path = folder / target.file
+    name, labels, fed = described["name"], described["labels"], described["input"]
     # The int8 ONNX file is made from the float32 one.
     made = (target.format, target.quantization) == ("onnx", "int8")
     deployed = prepared if made else fuse(prepared, lrn=_lrn(target))
-    tried: dict[str, Any] = {
-        "images": reference.images[:_TRIED],
-        "kernels": prepare.kernel_count(deployed),
-    }
-    started = time.perf_counter()
+    trial = trial._replace(kernels=prepare.kernel_count(deployed))
     if target.format == "savedmodel":
-        facts = saved_model.write_saved_model(deployed, path, labels=labels, **tried)
-    elif made:
+        return saved_model.write_saved_model(deployed, path, labels=labels, trial=trial)
+    if made:
         assert calibration is not None
-        source = folder / manifest.FILES["onnx", "float32"]
-        facts = onnx.write_int8(path, source, calibration=calibration, **tried)
-    elif target.format == "onnx":
-        facts = onnx.write_onnx(deployed, path, name=name, labels=labels, layout=layout, **tried)
-        onnx.write_triton(
-            folder / manifest.TRITON,
-            name=name,
-            file=target.file,
-            layout=layout,
-            image_shape=prepared.inputs[0].shape[1:],
-            classes=len(labels),
+        source = path.with_name(manifest.FILES["onnx", "float32"])
+        return onnx.write_int8(path, source, calibration=calibration, trial=trial)
+    told: dict[str, Any] = {"name": name, "labels": labels, "fed": fed, "trial": trial}
+    if target.format == "tflite":
+        kind = target.quantization
+        return tflite.write_tflite(
+            deployed, path, quantization=kind, calibration=calibration, output=output, **told
         )
-    else:
-        facts = tflite.write_tflite(
-            deployed,
-            path,
-            quantization=target.quantization,
-            name=name,
-            labels=labels,
-            calibration=calibration,
-            **tried,
-        )
-    return {
-        "file": target.file,
-        "format": target.format,
-        "quantization": target.quantization,
-        "bytes": folder_bytes(path),
-        "sha256": manifest.sha256(path),
-        **facts,
-        "seconds": round(time.perf_counter() - started, 2),
-    }
+    facts = onnx.write_onnx(deployed, path, layout=layout, **told)
+    onnx.write_triton(
+        path.with_name(manifest.TRITON),
+        name=name,
+        file=target.file,
+        layout=layout,
+        image_shape=fed["shape"],
+        classes=len(labels),
+    )
+    return facts

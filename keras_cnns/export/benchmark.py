@@ -1,5 +1,6 @@
 """How fast each file of an artifact folder is, beside its size and what it loses."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,18 +26,33 @@ def benchmark(folder: str | Path) -> list[dict[str, Any]]:
     """
     folder = Path(folder)
     described = manifest.read(folder)
-    image = np.zeros((1, *described["input"]["shape"]), np.uint8)
     rows = []
     for record in described["artifacts"]:
-        row = {key: record.get(key) for key in KEPT}
-        with TemporaryDirectory() as scratch:
-            for threads in THREADS:
-                try:
-                    _, note = run_alone(folder, record, image, Path(scratch), threads=threads)
-                except Failed as failure:
-                    raise UsageError(
-                        f"{folder / record['file']}: {failure}; keras-cnns verify says more"
-                    ) from None
-                row[f"latency_ms_{threads}"] = note["latency_ms"]
-        rows.append(row)
+        try:
+            measured = latencies(folder, record, described["input"]["shape"])
+        except Failed as failure:
+            raise UsageError(
+                f"{folder / record['file']}: {failure}; keras-cnns verify says more"
+            ) from None
+        rows.append({key: record.get(key) for key in KEPT} | measured)
     return rows
+
+
+def latencies(
+    folder: Path,
+    record: dict[str, Any],
+    image_shape: Sequence[int],
+    threads: Sequence[int] = THREADS,
+) -> dict[str, float]:
+    """Return the milliseconds that one file takes for one image, by threads.
+
+    Raises:
+        Failed: the file does not run.
+    """
+    image = np.zeros((1, *image_shape), np.uint8)
+    found = {}
+    with TemporaryDirectory() as scratch:
+        for count in threads:
+            _, note = run_alone(folder, record, image, Path(scratch), threads=count)
+            found[f"latency_ms_{count}"] = note["latency_ms"]
+    return found

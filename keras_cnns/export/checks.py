@@ -1,6 +1,7 @@
 """What every writer asserts about its file before it hands it over."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,6 +11,19 @@ class ExportError(RuntimeError):
 
     The commands print the message and exit with 1.
     """
+
+
+class Trial(NamedTuple):
+    """What a written file is tried on.
+
+    `images` are a few different ones, uint8; `kernels` says how many weights the file must hold.
+    The float model's probabilities are `varied` if they change with the image: those of
+    keras.applications' untrained MobileNetV2 do not, since its class scores differ by 1e-10.
+    """
+
+    images: np.ndarray
+    kernels: int
+    varied: bool = True
 
 
 def check_size(file: str, size_bytes: int, kernels: int, bytes_per_weight: int) -> None:
@@ -35,14 +49,17 @@ def check_size(file: str, size_bytes: int, kernels: int, bytes_per_weight: int) 
         )
 
 
-def check_outputs(file: str, outputs: dict[str, np.ndarray], *, quantised: bool = False) -> None:
+def check_outputs(
+    file: str, outputs: dict[str, np.ndarray], *, quantised: bool = False, varied: bool = True
+) -> None:
     """Refuse a file whose outputs are not finite, or say nothing about the image.
 
     Args:
         file: its name, for the message.
         outputs: its outputs on several different images, (n, classes) each.
-        quantised: the probabilities come in steps of 1/256, so that many classes can tie for the
-            first place: a file where most images have such a tie has quantised to nothing.
+        quantised: an output has 256 values, so that many classes can tie for the first place: a
+            file where most images have such a tie has quantised to nothing.
+        varied: the float model's own probabilities change with the image.
 
     Raises:
         ExportError: outputs are not finite, do not change with the image, or tie.
@@ -51,16 +68,16 @@ def check_outputs(file: str, outputs: dict[str, np.ndarray], *, quantised: bool 
         if not np.isfinite(values).all():
             raise ExportError(f"{file}: {name} holds values that are not finite")
     if quantised:
-        values = outputs["probabilities"]
+        ((what, values),) = outputs.items()
         tied = (values == values.max(axis=1, keepdims=True)).sum(axis=1) > 1
         if tied.mean() > 0.5:
             raise ExportError(
                 f"{file}: {tied.sum()} of {len(values)} images have no single most probable class, "
-                f"since steps of 1/256 cannot tell {values.shape[1]:,} such probabilities apart; "
+                f"since steps of 1/256 cannot tell {values.shape[1]:,} such {what} apart; "
                 "int8 is for trained models"
             )
     for name, values in outputs.items():
-        if not np.ptp(values, axis=0).any():
+        if (varied or name == "logits") and not np.ptp(values, axis=0).any():
             raise ExportError(f"{file}: {name} is the same for {len(values)} different images")
 
 

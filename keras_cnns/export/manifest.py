@@ -29,6 +29,11 @@ FILES = {
     ("onnx", "int8"): "model_int8.onnx",
 }
 TRITON = "config.pbtxt"
+UNKNOWN_RANGE = (
+    "nothing in the model tells which pixels it takes: give them scaled as it was trained, "
+    "or export it again with --preprocessing"
+)
+OUTPUTS = ("logits", "probabilities")
 FORMATS = tuple(dict.fromkeys(format for format, _ in FILES))
 QUANTIZATIONS = tuple(q for q in dict.fromkeys(q for _, q in FILES) if q != "float32")
 
@@ -45,7 +50,11 @@ class Target(NamedTuple):
 
 
 def plan(
-    formats: Sequence[str], quantize: Sequence[str] = (), *, calibrated: bool = True
+    formats: Sequence[str],
+    quantize: Sequence[str] = (),
+    *,
+    calibrated: bool = True,
+    output: str = "probabilities",
 ) -> list[Target]:
     """Return the files that an export of these formats and quantizations writes.
 
@@ -55,10 +64,11 @@ def plan(
         formats: of "savedmodel", "tflite", "onnx".
         quantize: of "float16", "dynamic", "int8".
         calibrated: whether there are images to calibrate int8 on.
+        output: of TFLite, "probabilities" or "logits"; the other formats give both.
 
     Raises:
         UsageError: an unknown word, no format, a quantization without its format, int8 without
-            images.
+            images, logits asked of no TFLite file.
 
     >>> [target.file for target in plan(["onnx", "tflite"], ["int8"])]
     ['model.onnx', 'model_int8.onnx', 'model.tflite', 'model_int8.tflite']
@@ -74,6 +84,9 @@ def plan(
                 f"{quantization} is a quantization of {', '.join(able)}, and the formats are "
                 f"{', '.join(formats)}; add {able[0]} to them or leave {quantization} out"
             )
+    _check_words("output", [output], OUTPUTS)
+    if output == "logits" and "tflite" not in formats:
+        raise UsageError("the output is TFLite's to choose, the others give both; add tflite to it")
     if "int8" in quantize and not calibrated:
         raise UsageError("int8 is calibrated on images and none were given; name a data set")
     kinds = ("float32", *dict.fromkeys(quantize))
@@ -156,14 +169,16 @@ def replacing(out: str | Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def describe_input(image_shape: Iterable[int]) -> dict[str, Any]:
+def describe_input(image_shape: Iterable[int], *, known: bool = True) -> dict[str, Any]:
     """Return what a client must know to feed a model: the manifest's `input`.
 
     `shape` is that of one image. `dtype` is that of the float files; an artifact's own record says
-    where it differs.
+    where it differs. `range` is None, and a note says so, unless it is known that the model takes
+    pixels from 0 to 255.
 
     >>> describe_input((32, 32, 1))["colour"]
     'grey'
+    >>> describe_input((32, 32, 1), known=False)["range"]
     """
     height, width, channels = image_shape
     return {
@@ -171,11 +186,12 @@ def describe_input(image_shape: Iterable[int]) -> dict[str, Any]:
         "shape": [height, width, channels],
         "layout": "NHWC",
         "dtype": "float32",
-        "range": [0, 255],
+        "range": [0, 255] if known else None,
         "colour": {1: "grey", 3: "RGB", 4: "RGBA"}.get(channels, f"{channels} channels"),
         "resize": "short side",
         "crop": "centre",
         "interpolation": "bilinear, antialiased",
+        **({} if known else {"note": UNKNOWN_RANGE}),
     }
 
 

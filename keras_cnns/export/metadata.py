@@ -20,15 +20,16 @@ _IMAGE, _NORMALIZATION, _AXIS_LABELS = 2, 1, 2
 _COLOURS = {3: 1, 1: 2}
 
 
-def packed(*, name: str, image_shape: Sequence[int], version: str) -> bytes:
-    """Return the metadata of a classifier that takes pixels from 0 to 255.
+def packed(*, name: str, fed: Mapping[str, Any], output: str, version: str) -> bytes:
+    """Return the metadata of a classifier.
 
     Args:
         name: of the model.
-        image_shape: height, width and channels.
+        fed: what a client must know of the image, as of `manifest.describe_input`.
+        output: "probabilities" or "logits".
         version: of what wrote the file.
     """
-    height, width, channels = image_shape
+    height, width, channels = fed["shape"]
     b = flatbuffers.Builder(512)
     size = _table(b, {0: ("uint32", width), 1: ("uint32", height)})
     image = _table(b, {0: ("int8", _COLOURS.get(channels, 0)), 1: size})
@@ -36,15 +37,17 @@ def packed(*, name: str, image_shape: Sequence[int], version: str) -> bytes:
     # Nothing is left to do to a pixel: (pixel - 0) / 1.
     options = _table(b, {0: _floats(b, [0.0]), 1: _floats(b, [1.0])})
     unit = _table(b, {0: ("uint8", _NORMALIZATION), 1: options})
-    stats = _table(b, {0: _floats(b, [255.0]), 1: _floats(b, [0.0])})
-    taken = {0: _text(b, "image"), 1: _text(b, "pixels from 0 to 255"), 3: content}
-    taken |= {4: _tables(b, [unit]), 5: stats}
+    says = "pixels from 0 to 255" if fed["range"] else fed["note"]
+    taken = {0: _text(b, "image"), 1: _text(b, says), 3: content, 4: _tables(b, [unit])}
+    if fed["range"]:
+        low, high = fed["range"]
+        taken[5] = _table(b, {0: _floats(b, [high]), 1: _floats(b, [low])})
     labels = _table(
         b, {0: _text(b, LABELS), 1: _text(b, "one class a line"), 2: ("int8", _AXIS_LABELS)}
     )
-    stats = _table(b, {0: _floats(b, [1.0]), 1: _floats(b, [0.0])})
-    given = {0: _text(b, "probabilities"), 1: _text(b, "one for each class"), 5: stats}
-    given[6] = _tables(b, [labels])
+    given = {0: _text(b, output), 1: _text(b, "one for each class"), 6: _tables(b, [labels])}
+    if output == "probabilities":
+        given[5] = _table(b, {0: _floats(b, [1.0]), 1: _floats(b, [0.0])})
     graph = _table(b, {2: _tables(b, [_table(b, taken)]), 3: _tables(b, [_table(b, given)])})
     words = {0: name, 1: "An image classifier", 2: version, 4: "keras_cnns"}
     model = {slot: _text(b, word) for slot, word in words.items()}

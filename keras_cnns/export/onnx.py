@@ -5,14 +5,15 @@ import gc
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_cnns.export import checks, manifest, runners
-from keras_cnns.export.prepare import OUTPUTS, trace
+from keras_cnns.export.manifest import OUTPUTS
+from keras_cnns.export.prepare import trace
 from keras_cnns.fusion.frozen import freeze
 from keras_cnns.quiet import quiet
 
@@ -29,8 +30,8 @@ def write_onnx(
     *,
     name: str,
     labels: Sequence[str],
-    images: np.ndarray,
-    kernels: int,
+    fed: Mapping[str, Any],
+    trial: checks.Trial,
     layout: str = "NHWC",
 ) -> dict[str, Any]:
     """Write a file that maps `image` to logits and probabilities.
@@ -40,8 +41,8 @@ def write_onnx(
         path: the file to write.
         name: the graph's name.
         labels: one per class; they go into the metadata, as JSON, beside `preprocessing`.
-        images: a few different uint8 images to try the file on.
-        kernels: how many weights it must hold.
+        fed: what a client must know of the image, as of `manifest.describe_input`.
+        trial: what the file is tried on.
         layout: of `image`: "NHWC", (batch, height, width, channels), or "NCHW".
 
     Returns:
@@ -65,18 +66,17 @@ def write_onnx(
         )
     del graph
     gc.collect()
-    image_shape = prepared.inputs[0].shape[1:]
-    _finish(model, name=name, labels=labels, image_shape=image_shape, layout=layout)
+    _finish(model, name=name, labels=labels, preprocessing={**fed, "layout": layout})
     _check_graph(path.name, model)
     onnx.save(model, str(path))
     operations = Counter(node.op_type for node in model.graph.node)
     del model
-    checks.check_size(path.name, path.stat().st_size, kernels, bytes_per_weight=4)
-    return _tried(path, images, operations, layout)
+    checks.check_size(path.name, path.stat().st_size, trial.kernels, bytes_per_weight=4)
+    return _tried(path, trial, operations, layout)
 
 
 def write_int8(
-    path: Path, source: Path, *, images: np.ndarray, kernels: int, calibration: np.ndarray
+    path: Path, source: Path, *, trial: checks.Trial, calibration: np.ndarray
 ) -> dict[str, Any]:
     """Write a float32 file again with int8 weights, and activations rounded between operations.
 
@@ -87,8 +87,7 @@ def write_int8(
     Args:
         path: the file to write.
         source: what `write_onnx` wrote.
-        images: a few different uint8 images to try the file on.
-        kernels: how many weights it must hold.
+        trial: what the file is tried on.
         calibration: uint8 images.
 
     Returns:
@@ -130,14 +129,16 @@ def write_int8(
     model = onnx.load(path)
     _check_graph(path.name, model)
     operations = Counter(node.op_type for node in model.graph.node)
-    checks.check_size(path.name, path.stat().st_size, kernels, bytes_per_weight=1)
-    return _tried(path, images, operations, layout)
+    checks.check_size(path.name, path.stat().st_size, trial.kernels, bytes_per_weight=1)
+    return _tried(path, trial, operations, layout)
 
 
-def _tried(path: Path, images: np.ndarray, operations: Counter[str], layout: str) -> dict[str, Any]:
+def _tried(
+    path: Path, trial: checks.Trial, operations: Counter[str], layout: str
+) -> dict[str, Any]:
     """Run a file on images, check what comes out, and return what is particular to the file."""
-    outputs = runners.load("onnx", path).run(images)
-    checks.check_outputs(path.name, outputs)
+    outputs = runners.load("onnx", path).run(trial.images)
+    checks.check_outputs(path.name, outputs, varied=trial.varied)
     return {
         "input_dtype": "float32",
         "layout": layout,
@@ -167,7 +168,7 @@ def _check_graph(file: str, model: Any) -> None:
 
 
 def _finish(
-    model: Any, *, name: str, labels: Sequence[str], image_shape: Sequence[int], layout: str
+    model: Any, *, name: str, labels: Sequence[str], preprocessing: Mapping[str, Any]
 ) -> None:
     """Name the batch, drop imports that no node uses, and put labels and preprocessing inside."""
     import onnx
@@ -187,7 +188,7 @@ def _finish(
         {
             "name": name,
             "labels": json.dumps(list(labels), ensure_ascii=False),
-            "preprocessing": json.dumps(manifest.describe_input(image_shape) | {"layout": layout}),
+            "preprocessing": json.dumps(preprocessing),
         },
     )
 

@@ -15,6 +15,7 @@ import numpy as np
 
 DECISIVE = 0.05
 JUDGED_IMAGES = 500
+LISTED = 20
 # Float32 probabilities come with errors of a few units in the last place, whatever R is.
 _FLOAT_NOISE = 2e-6
 
@@ -81,7 +82,11 @@ def log_probabilities(probabilities: np.ndarray, least: float) -> np.ndarray:
 
 
 def measure(outputs: dict[str, np.ndarray], truth: Truth, quantization: str) -> dict[str, Any]:
-    """Return how one file's outputs compare: errors, PSNR, agreement, accuracy, disagreements."""
+    """Return how one file's outputs compare: errors, PSNR, agreement, accuracy, disagreements.
+
+    A disagreement has the image's number, the classes expected and received, the margin of the
+    float model between its two surest classes, the largest error, and whether it is but a tie.
+    """
     scores = outputs["logits" if "logits" in outputs else "probabilities"]
     if "logits" in outputs:
         compared, got, wanted = "logits", scores.astype(np.float64), truth.logits
@@ -93,17 +98,21 @@ def measure(outputs: dict[str, np.ndarray], truth: Truth, quantization: str) -> 
     rms = max(float(np.sqrt(np.mean(error**2))), 1e-12 * truth.largest)
     first, second = np.sort(truth.logits, axis=1)[:, :-3:-1].T
     expected, received = truth.logits.argmax(1), scores.argmax(1)
-    decisive = first - second > DECISIVE * truth.largest
-    differ = np.flatnonzero(decisive & (expected != received))
+    told = 0 if compared == "logits" else 2 * _FLOAT_NOISE
+    decisive = first - second > max(DECISIVE * truth.largest, told)
+    others = expected != received
+    # The decisive ones first.
+    differ = np.concatenate([np.flatnonzero(others & kind) for kind in (decisive, ~decisive)])
     return {
         "compared": compared,
         "max_error": float(error.max()),
         "relative_error": float(error.max() / truth.largest),
         "psnr_db": float(20 * np.log10(truth.largest / rms)),
-        "agreement": float(1 - len(differ) / decisive.sum()) if decisive.any() else None,
+        "agreement": float(1 - others[decisive].mean()) if decisive.any() else None,
         "ties": int((~decisive).sum()),
         "images": len(scores),
         "accuracy": accuracy(scores, truth.labels),
+        "disagreeing": len(differ),
         "disagreements": [
             {
                 "image": int(i),
@@ -111,8 +120,9 @@ def measure(outputs: dict[str, np.ndarray], truth: Truth, quantization: str) -> 
                 "received": int(received[i]),
                 "margin": float(first[i] - second[i]),
                 "error": float(error[i].max()),
+                "tie": not decisive[i],
             }
-            for i in differ[:20]
+            for i in differ[:LISTED]
         ],
     }
 
@@ -124,15 +134,15 @@ def broken(outputs: dict[str, np.ndarray], truth: Truth) -> str:
     >>> broken({"probabilities": np.array([[0.5, np.nan]])}, truth)
     'probabilities holds values that are not finite'
     """
-    if "probabilities" not in outputs:
-        return f"it gives {', '.join(outputs)} and no probabilities"
+    if not outputs.keys() & {"logits", "probabilities"}:
+        return f"it gives {', '.join(outputs)}, and neither logits nor probabilities"
     for name, values in outputs.items():
         if values.shape != truth.logits.shape:
             return f"{name} has shape {values.shape} where {truth.logits.shape} is wanted"
         if not np.isfinite(values).all():
             return f"{name} holds values that are not finite"
-    wanted = softmax(outputs["logits"]) if "logits" in outputs else outputs["probabilities"]
-    if np.abs(wanted - outputs["probabilities"]).max() > 1e-5:
+    both = outputs.keys() >= {"logits", "probabilities"}
+    if both and np.abs(softmax(outputs["logits"]) - outputs["probabilities"]).max() > 1e-5:
         return "its probabilities are not the softmax of its logits"
     return ""
 
@@ -155,7 +165,8 @@ def judge(measured: dict[str, Any], truth: Truth, tolerance: Tolerance) -> str:
     if tolerance.psnr_db is not None and measured["psnr_db"] < tolerance.psnr_db:
         faults.append(f"PSNR {measured['psnr_db']:.1f} dB is below {tolerance.psnr_db:g} dB")
     if measured["agreement"] is not None and measured["agreement"] < tolerance.agreement:
-        which = ", ".join(str(entry["image"]) for entry in measured["disagreements"][:5])
+        decisive = [entry for entry in measured["disagreements"] if not entry["tie"]]
+        which = ", ".join(str(entry["image"]) for entry in decisive[:5])
         faults.append(
             f"top-1 agreement {measured['agreement']:.4f} is below {tolerance.agreement:g}, "
             f"first at image {which}"

@@ -20,7 +20,7 @@ TOP = 5
 
 
 def write_saved_model(
-    prepared: "keras.Model", path: Path, *, labels: Sequence[str], images: np.ndarray, kernels: int
+    prepared: "keras.Model", path: Path, *, labels: Sequence[str], trial: checks.Trial
 ) -> dict[str, Any]:
     """Write a folder `1` with three signatures, in a folder that servers take as the model's.
 
@@ -33,8 +33,7 @@ def write_saved_model(
         prepared: what `prepare.prepare` returned.
         path: the folder to make.
         labels: one per class; they go to assets/labels.txt.
-        images: a few different uint8 images to try the file on.
-        kernels: how many weights it must hold.
+        trial: what the file is tried on.
 
     Returns:
         What is particular to this file: its input, its outputs, its signatures.
@@ -80,10 +79,10 @@ def write_saved_model(
         (place / "assets").mkdir(exist_ok=True)
         manifest.write_labels(place / "assets" / "labels.txt", labels)
         warm_up(place / "assets.extra", np.zeros((1, *shape), np.float32))
-        checks.check_size(path.name, checks.folder_bytes(path), kernels, bytes_per_weight=4)
-        outputs = runners.load("savedmodel", path).run(images)
-        checks.check_outputs(path.name, outputs)
-        _check_signatures(path.name, place, images[:1], outputs)
+        checks.check_size(path.name, checks.folder_bytes(path), trial.kernels, bytes_per_weight=4)
+        outputs = runners.load("savedmodel", path).run(trial.images)
+        checks.check_outputs(path.name, outputs, varied=trial.varied)
+        _check_signatures(path.name, place, trial.images[:1], outputs)
     return {
         "input_dtype": "float32",
         "batch": None,

@@ -12,6 +12,7 @@ from keras_cnns.export import (
     Reference,
     check_folder,
     export,
+    manifest,
     plan,
     prepare,
     reference_count,
@@ -56,19 +57,14 @@ def fresh(name: str, seed: int = 0) -> "keras.Model":
     """Build a network with weights drawn by a seed, batch normalisation's statistics included.
 
     With the statistics that Keras starts from, normalisation would do nothing, and a deep
-    network's answers would overflow or hardly depend on its image; these are those of random
-    images.
+    network's answers would overflow or hardly depend on its image.
     """
     import keras
 
     keras.utils.set_random_seed(seed)
     model = builder.build(name, preprocessing="symmetric")
-    draw = np.random.default_rng(seed)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.gamma.assign(draw.uniform(0.5, 1.5, layer.gamma.shape))
-            layer.beta.assign(draw.uniform(-0.1, 0.1, layer.beta.shape))
-    prepare.settle_statistics(model, synthetic_images(16, model.inputs[0].shape[1:], seed=seed))
+    images = synthetic_images(16, model.inputs[0].shape[1:], seed=seed)
+    prepare.randomise_norms(model, images, seed)
     return model
 
 
@@ -81,11 +77,14 @@ def export_subject(
     data_name: str | None = None,
     data_dir: str | None = None,
     layout: str = "NHWC",
+    output: str = "probabilities",
+    preprocessing: str | None = None,
     progress: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
     """Export a run, a network or a file, compared on test images where there are any.
 
-    Without data the images are synthetic and have no labels.
+    Without data the images are synthetic and have no labels. A run and a network know what their
+    pixels are; a file may be helped by `preprocessing`, as of `keras_cnns.export.export`.
 
     Returns:
         The manifest, as of `keras_cnns.export.export`.
@@ -95,7 +94,10 @@ def export_subject(
         ExportError: where a file fails its checks; nothing is left.
     """
     subject = find_subject(place)
-    plan(formats, quantize, calibrated=data_name is not None or subject.run is not None)
+    calibrated = data_name is not None or subject.run is not None
+    plan(formats, quantize, calibrated=calibrated, output=output)
+    if preprocessing is not None and Path(place).suffix != ".keras":
+        raise UsageError(f"{place} has its own preprocessing; --preprocessing is for .keras files")
     check_folder(out)
     source = None
     if subject.run is not None:
@@ -111,6 +113,7 @@ def export_subject(
     height, width, channels = model.inputs[0].shape[1:]
     shape = (height, width, channels)
     classes = prepare.prepare(model).output["logits"].shape[-1]
+    preprocessing = _preprocessing(place, model, preprocessing, progress)
     calibration = None
     if source:
         images, truth = _images(source, "test", shape, reference_count(shape))
@@ -130,9 +133,26 @@ def export_subject(
         reference=reference,
         calibration=calibration,
         layout=layout,
+        output=output,
+        preprocessing=preprocessing,
         cut=_cut(subject.run),
         progress=progress,
     )
+
+
+def _preprocessing(
+    place: str,
+    model: "keras.Model",
+    wanted: str | None,
+    progress: Callable[[str], object],
+) -> str | None:
+    """Return what has to be done to pixels before the model: "none" if it does it itself."""
+    known = prepare.takes_pixels(model)
+    if known and wanted not in (None, "none"):
+        raise UsageError(f"{place} scales its pixels itself; leave --preprocessing {wanted} out")
+    if not known and wanted is None:
+        progress(f"{place}: {manifest.UNKNOWN_RANGE}")
+    return "none" if known else wanted
 
 
 def _cut(run: runs.Run | None) -> dict[str, Any]:

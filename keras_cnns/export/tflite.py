@@ -2,7 +2,7 @@
 
 import gc
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +25,12 @@ def write_tflite(
     quantization: str,
     name: str,
     labels: Sequence[str],
-    images: np.ndarray,
-    kernels: int,
+    fed: Mapping[str, Any],
+    trial: checks.Trial,
     calibration: np.ndarray | None = None,
+    output: str = "probabilities",
 ) -> dict[str, Any]:
-    """Write a file that maps one image to `probabilities`.
+    """Write a file that maps one image to `probabilities` or `logits`.
 
     Int8 takes uint8 pixels as a camera gives them, since its input has a scale of exactly 1.
 
@@ -39,9 +40,10 @@ def write_tflite(
         quantization: "float32", "float16", "dynamic" (int8 weights), "int8" (all int8).
         name: the model's name.
         labels: one per class; they go into the file, with what a client must know of the pixels.
-        images: a few different uint8 images to try the file on.
-        kernels: how many weights it must hold.
+        fed: what a client must know of the image, as of `manifest.describe_input`.
+        trial: what the file is tried on.
         calibration: uint8 images to measure the range of activations on, for int8.
+        output: "probabilities" or "logits".
 
     Returns:
         What is particular to this file: its input, outputs and operations, and whether all of it is
@@ -53,7 +55,7 @@ def write_tflite(
     import tensorflow as tf
 
     with quiet():
-        traced = trace(prepared, batch=1, outputs=("probabilities",))
+        traced = trace(prepared, batch=1, outputs=(output,))
         # With the model as a second argument the file would come without weights, silently.
         converter = tf.lite.TFLiteConverter.from_concrete_functions([traced])
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
@@ -68,21 +70,20 @@ def write_tflite(
         content = converter.convert()
     del traced, converter
     gc.collect()
-    image_shape = prepared.inputs[0].shape[1:]
     version = manifest.versions().get("keras-cnns", "")
-    described = metadata.packed(name=name, image_shape=image_shape, version=version)
-    content, facts = _finish(path.name, content, described)
+    described = metadata.packed(name=name, fed=fed, output=output, version=version)
+    content, facts = _finish(path.name, content, described, output)
     if quantization == "int8" and facts["input_quantization"] != [1.0, 0]:
         raise checks.ExportError(
             f"{path.name}: its input has scale and zero point {facts['input_quantization']}, "
             "where bytes from a camera need [1.0, 0]"
         )
-    description = {"name": name, "preprocessing": manifest.describe_input(image_shape)}
+    description = {"name": name, "preprocessing": fed}
     path.write_bytes(metadata.with_files(content, labels, description))
-    checks.check_size(path.name, len(content), kernels, _BYTES_PER_WEIGHT[quantization])
+    checks.check_size(path.name, len(content), trial.kernels, _BYTES_PER_WEIGHT[quantization])
     with quiet():
-        outputs = runners.load("tflite", path).run(images)
-    checks.check_outputs(path.name, outputs, quantised=quantization == "int8")
+        outputs = runners.load("tflite", path).run(trial.images)
+    checks.check_outputs(path.name, outputs, quantised=quantization == "int8", varied=trial.varied)
     return {"batch": 1, "outputs": sorted(outputs), **facts}
 
 
@@ -98,18 +99,20 @@ def _samples(calibration: np.ndarray) -> Any:
         yield [pixels[None].astype(np.float32)]
 
 
-def _finish(file: str, content: bytes, described: bytes) -> tuple[bytes, dict[str, Any]]:
+def _finish(
+    file: str, content: bytes, described: bytes, output: str
+) -> tuple[bytes, dict[str, Any]]:
     """Name the input and the output, add metadata, and read which operations there are."""
     from tensorflow.lite.python import schema_py_generated as schema
     from tensorflow.lite.tools import flatbuffer_utils
 
     model = flatbuffer_utils.convert_bytearray_to_object(content)
     graph = model.subgraphs[0]
-    (image,), (probabilities,) = graph.inputs, graph.outputs
+    (image,), (scores,) = graph.inputs, graph.outputs
     signature = schema.SignatureDefT()
     signature.signatureKey = b"serving_default"
     signature.inputs = [_named(graph, image, b"image")]
-    signature.outputs = [_named(graph, probabilities, b"probabilities")]
+    signature.outputs = [_named(graph, scores, output.encode())]
     model.signatureDefs = [signature]
     buffer, entry = schema.BufferT(), schema.MetadataT()
     buffer.data = np.frombuffer(described, np.uint8)

@@ -1,5 +1,6 @@
 """A Keras model as a list of calls, ready to be called again with changes."""
 
+import inspect
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -111,7 +112,9 @@ def without_identities(graph: Graph) -> Graph:
 
 def _is_identity(step: Step) -> bool:
     operation = step.operation
-    if step.arguments.kwargs.get("training"):
+    # Random layers are called with training=True where nobody says so.
+    usual = inspect.signature(operation.call).parameters.get("training")
+    if step.arguments.kwargs.get("training") and not (usual and usual.default is True):
         return False
     plain = type(operation) is layers.Activation and operation.activation is LINEAR
     # An activation in another precision casts.

@@ -1,7 +1,10 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +12,10 @@ import pytest
 
 from keras_cnns.errors import UsageError
 from keras_cnns.export import benchmark, manifest, parity, synthetic_images
-from keras_cnns.export.verify import verify
+from keras_cnns.export.checks import folder_bytes
+from keras_cnns.export.verify import main as verify_main, verify
 
+LABELS = [f"class {i}" for i in range(10)]
 FIELDS = {
     "file", "format", "quantization", "bytes", "max_error",
     "agreement", "accuracy", "latency_ms", "passed", "why",
@@ -35,7 +40,7 @@ def trust(folder: Path, file: str) -> None:
         for record in described["artifacts"]:
             if record["file"] == file:
                 record["sha256"] = manifest.sha256(folder / file)
-                record["bytes"] = (folder / file).stat().st_size
+                record["bytes"] = folder_bytes(folder / file)
 
     change_manifest(folder, change)
 
@@ -116,7 +121,8 @@ def test_zeroed_weights_with_a_forged_hash_are_caught(light):
     assert not record["passed"]
     assert "max error" in record["why"]
     assert "agreement" in record["why"]
-    assert record["disagreements"][0].keys() == {"image", "expected", "received", "margin", "error"}
+    first = record["disagreements"][0]
+    assert first.keys() == {"image", "expected", "received", "margin", "error", "tie"}
 
 
 def shuffled(labels):
@@ -145,6 +151,110 @@ def test_shuffled_labels_are_caught_wherever_they_are(light):
     report = verify(light)
     assert not report["passed"]
     assert all("labels in manifest.json" in record["why"] for record in report["artifacts"])
+
+
+def alone(artifact: Path, file: str, folder: Path) -> Path:
+    """Copy an artifact folder with one of its files; return that file, to be spoilt."""
+    folder.mkdir()
+    for name in ("manifest.json", "labels.txt", "reference.npz"):
+        shutil.copy(artifact / name, folder)
+    copy = shutil.copytree if (artifact / file).is_dir() else shutil.copy
+    copy(artifact / file, folder / file)
+    keep = [r for r in manifest.read(artifact)["artifacts"] if r["file"] == file]
+    change_manifest(folder, lambda m: m.update(artifacts=keep))
+    return folder / file
+
+
+def weights_of(place: Path) -> Path:
+    """Return the file that holds the weights."""
+    return next(place.rglob("variables.data*")) if place.is_dir() else place
+
+
+def zero_weights(place: Path) -> None:
+    """Zero all kernels, by the tools of each format."""
+    if place.suffix == ".onnx":
+        import onnx
+        from onnx import numpy_helper
+
+        model = onnx.load(place)
+        for weight in model.graph.initializer:
+            values = numpy_helper.to_array(weight)
+            if values.ndim > 1 and values.shape != (16, 16, 1, 1):  # a normalisation of responses
+                weight.CopyFrom(numpy_helper.from_array(np.zeros_like(values), weight.name))
+        onnx.save(model, place)
+    elif place.suffix == ".tflite":
+        from tensorflow.lite.tools import flatbuffer_utils
+
+        content = place.read_bytes()
+        archive = content[content.index(b"PK\x03\x04") :]
+        model = flatbuffer_utils.convert_bytearray_to_object(content)
+        largest = max(model.buffers, key=lambda b: 0 if b.data is None else len(b.data))
+        largest.data = np.zeros_like(largest.data)
+        place.write_bytes(flatbuffer_utils.convert_object_to_bytearray(model) + archive)
+    else:
+        path = weights_of(place)
+        path.write_bytes(bytes(path.stat().st_size))
+
+
+def shuffle_labels(place: Path) -> None:
+    """Swap two labels where the format keeps them."""
+    if place.suffix == ".onnx":
+        import onnx
+
+        model = onnx.load(place)
+        (entry,) = [entry for entry in model.metadata_props if entry.key == "labels"]
+        entry.value = json.dumps(shuffled(json.loads(entry.value)))
+        onnx.save(model, place)
+    elif place.suffix == ".tflite":
+        content = place.read_bytes()
+        assert content.count(b"class 0\nclass 1\n") == 1
+        swapped = content.replace(b"class 0\nclass 1\n", b"class 1\nclass 0\n")
+        with zipfile.ZipFile(place) as archive:
+            before = archive.getinfo("labels.txt").CRC
+        after = zlib.crc32(b"".join(f"{name}\n".encode() for name in shuffled(LABELS)))
+        place.write_bytes(
+            swapped.replace(before.to_bytes(4, "little"), after.to_bytes(4, "little"))
+        )
+    else:
+        path = place / "1" / "assets" / "labels.txt"
+        manifest.write_labels(path, shuffled(path.read_text().splitlines()))
+
+
+CORRUPTIONS = {
+    "a byte of the weights": (lambda place: flip_byte(weights_of(place)), "its sha256 is another"),
+    "half of it": (lambda place: truncate(weights_of(place)), "bytes, and .* were exported"),
+    "zeroed weights": (zero_weights, "sha256 is another|were exported"),
+    "shuffled labels": (shuffle_labels, "sha256 is another|were exported"),
+}
+
+
+@pytest.mark.parametrize("file", manifest.FILES.values())
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_a_corrupted_file_of_any_format_ends_with_1(artifact, file, kind, tmp_path, capsys):
+    spoil, why = CORRUPTIONS[kind]
+    spoil(alone(artifact, file, tmp_path / "copy"))
+    assert verify_main([str(tmp_path / "copy")]) == 1
+    (record,) = json.loads(capsys.readouterr().out)["artifacts"]
+    assert re.search(why, record["why"])
+
+
+@pytest.mark.parametrize("file", manifest.FILES.values())
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (zero_weights, "max error|PSNR|agreement|its runtime|not finite"),
+        (shuffle_labels, "the labels inside are not those that were exported"),
+    ],
+)
+def test_who_forges_the_hash_too_is_caught_by_the_answers(
+    artifact, file, spoil, why, tmp_path, capsys
+):
+    place = alone(artifact, file, tmp_path / "copy")
+    spoil(place)
+    trust(place.parent, file)
+    assert verify_main([str(place.parent)]) == 1
+    (record,) = json.loads(capsys.readouterr().out)["artifacts"]
+    assert re.search(why, record["why"])
 
 
 @pytest.mark.parametrize("spoil", [flip_byte, truncate, Path.unlink])
@@ -210,8 +320,9 @@ def test_ties_do_not_count_as_disagreement():
     measured = parity.measure(
         {"logits": np.array([[10.0, 0.0], [0.0, 0.2], [8.0, 0.0]])}, truth, "float32"
     )
-    assert (measured["ties"], measured["agreement"]) == (1, 0.5)
-    assert [entry["image"] for entry in measured["disagreements"]] == [2]
+    assert (measured["ties"], measured["agreement"], measured["disagreeing"]) == (1, 0.5, 2)
+    listed = [(entry["image"], entry["tie"]) for entry in measured["disagreements"]]
+    assert listed == [(2, False), (1, True)]
     measured = parity.measure({"logits": np.zeros((1, 2))}, truth_of([[1.0, 1.0]]), "float32")
     assert measured["agreement"] is None
 
@@ -236,7 +347,8 @@ def test_logits_that_do_not_give_the_probabilities_are_caught():
     outputs = {"logits": truth.logits, "probabilities": np.array([[0.5, 0.5]])}
     assert "not the softmax" in parity.broken(outputs, truth)
     assert "has shape" in parity.broken({"probabilities": np.zeros((1, 3))}, truth)
-    assert "no probabilities" in parity.broken({"logits": truth.logits}, truth)
+    assert parity.broken({"logits": truth.logits}, truth) == ""
+    assert "neither logits nor" in parity.broken({"features": truth.logits}, truth)
 
 
 def test_a_benchmark_has_a_row_for_each_file(light):
