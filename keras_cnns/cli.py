@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import click
 
 from keras_cnns import __version__
-from keras_cnns.commands import artifacts, networks, testing, training
+from keras_cnns.commands import artifacts, networks, searching, testing, training
 from keras_cnns.errors import UsageError
 from keras_cnns.terminal import working
 
@@ -49,7 +49,7 @@ for command in (
     training.train,
     testing.evaluate,
     testing.predict,
-    training.tune,
+    searching.tune,
     artifacts.export,
     artifacts.verify,
     artifacts.benchmark,

@@ -6,9 +6,13 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from keras_cnns.recipe import Recipe
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 data_dir = click.option("--data-dir", help="Where TFDS keeps its data sets [TFDS_DATA_DIR].")
@@ -70,6 +74,17 @@ def _cell(value: Any) -> str:
         if isinstance(value, float)
         else str(value)
     )
+
+
+def recipe_of(network: str, data: str, data_dir: str | None, settings: tuple[str, ...]) -> "Recipe":
+    """Return the recipe that a command names, with its data and settings laid over it."""
+    from keras_cnns import recipe as recipes, zoo
+
+    recipe = recipes.load(network)
+    recipe = replace(recipe, data=replace(recipe.data, name=data, dir=data_dir or recipe.data.dir))
+    recipe = recipes.override(recipe, settings)
+    zoo.get(recipe.model.name)
+    return recipe
 
 
 class Amount(click.ParamType):

@@ -312,8 +312,10 @@ def test_a_search_keeps_its_budget_and_resumes(data_dir, tmp_path):
     assert found["best"] in found["pareto"]
     best = recipes.load(tmp_path / "search" / "best.toml")
     assert (best.train.epochs, best.data.size) == (1, 32)
-    values = next(t["values"] for t in found["trials"] if t["id"] == found["best"])
-    assert dict(best.model.spec) == values
+    spec = next(t["spec"] for t in found["trials"] if t["id"] == found["best"])
+    assert dict(best.model.spec) == spec
+    shown = json.loads(done("show", tmp_path / "search" / "best.toml", "--json").stdout)
+    assert shown["macs"] == next(t["macs"] for t in found["trials"] if t["id"] == found["best"])
     said = refused(*words[:-1], "--trials", 4, "--set", "seed=9")
     assert "holds another search: recipe.seed" in said
 
@@ -322,7 +324,8 @@ def test_the_papers_own_network_is_the_first_trial(data_dir, tmp_path):
     words = ("tune", "lenet5", "--data", "digits", "--out", tmp_path / "search")
     found = json.loads(done(*words, "--trials", 1, "--set", "train.epochs=1", "--json").stdout)
     (trial,) = found["trials"]
-    assert trial["values"] == {"c1": 6, "c3": 16, "c5": 120, "f6": 84}
+    assert trial["spec"] == {"c1": 6, "c3": 16, "c5": 120, "f6": 84}
+    assert set(trial["values"].values()) == {1.0}
     assert (trial["params"], trial["macs"], found["paper"]) == (61_706, 416_520, trial["id"])
 
 

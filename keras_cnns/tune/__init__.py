@@ -1,0 +1,279 @@
+"""Search a network's channel splits within a budget; the network as it stands comes first.
+
+The oracle says what to try (`oracles`, `kerastuner`), the sampler sees to it that it is new and
+within the budget (`sampler`, `budget`), the engine keeps the books and hands out the work
+(`engine`, `book`), a process trains each trial (`trainer`, `trial`), here or on other machines
+(`machines`, `wire`).
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from keras_cnns import data, recipe as recipes, runs, spec as specs, train, zoo
+from keras_cnns.cost import cost
+from keras_cnns.errors import UsageError, suggest
+from keras_cnns.recipe import Recipe
+from keras_cnns.tune import answer, kerastuner, machines, pictures, spaces
+from keras_cnns.tune.book import Book, alone
+from keras_cnns.tune.budget import Budget, Market, Price
+from keras_cnns.tune.engine import Plan, Search
+from keras_cnns.tune.latency import FORMATS as LATENCY_OF
+from keras_cnns.tune.oracles import ORACLES
+from keras_cnns.tune.trainer import Trainer, job
+from keras_cnns.tune.wire import address
+
+__all__ = ["LATENCY_OF", "ORACLE_NAMES", "SPACES", "read", "tune", "work"]
+
+ORACLE_NAMES = (*ORACLES, *kerastuner.NAMES)
+SPACES = spaces.KINDS
+PATIENCE = 600.0  # seconds
+
+
+def tune(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    trials: int,
+    space: str | None = None,
+    free_totals: bool = False,
+    tied: Sequence[str] = (),
+    oracle: str | Callable[..., Any] = "random",
+    max_macs: int | None = None,
+    min_macs: int | None = None,
+    max_params: int | None = None,
+    max_activation_mb: float | None = None,
+    max_latency_ms: float | None = None,
+    latency_of: str = "tflite",
+    repeat: int = 0,
+    finalists: int = 1,
+    chief: str | None = None,
+    patience: float = PATIENCE,
+) -> dict[str, Any]:
+    """Train `trials` networks of different filters within a budget; the best by validation wins.
+
+    Called again with the same search on the same folder, it goes on where it stopped, killed or
+    not; `trials`, `repeat` and `finalists` may then be others.
+
+    Args:
+        recipe: the network whose filters are searched, and how each trial is trained.
+        out: folder for the search's state, trials.json, best.toml, pareto/ and report.html.
+        trials: how many networks to train in all.
+        space: one of `SPACES`; None is "ratios", or "rows" for a network without branches.
+        free_totals: of "ratios": the width of each row is searched as well.
+        tied: prefixes of names of dimensions that share their value, as "4".
+        oracle: one of `ORACLE_NAMES`, or what makes a `keras_tuner.Oracle`: it is called with
+            `objective`, `hyperparameters`, `seed` and the like by name, as are those of
+            `keras_tuner.oracles`.
+        max_macs: multiply-adds that no trial exceeds.
+        min_macs: multiply-adds that each trial has at least, so that splits are compared, not
+            sizes.
+        max_params: trainable weights that no trial exceeds.
+        max_activation_mb: megabytes of feature maps needed at once that no trial exceeds.
+        max_latency_ms: milliseconds for one image, of the exported file on the machine that
+            trains, measured before a trial is trained.
+        latency_of: the kind of that file, "tflite" or "onnx".
+        repeat: how often the best and the network as it stands are trained anew, each time with
+            another seed, to be compared on the test split.
+        finalists: how many of the best.
+        chief: HOST:PORT to listen on: nothing is trained here, but by workers; see `work`.
+        patience: seconds without a worker after which a chief gives up.
+
+    Returns:
+        {"trials": [{id, values, spec, params, macs, score, status, why, seconds}], "best",
+        "pareto", "paper" (the id of the network as it stands), "space", "rejected" (how many
+        proposals), "refused" (as trials: those too slow), "repeats", "winner", "start",
+        "max_macs", "objective"}.
+
+    Raises:
+        UsageError: as `train.train`, and where nothing fits the budget: the cheapest is named.
+    """
+    for name, number, least in (
+        ("trials", trials, 1), ("repeats", repeat, 0), ("finalists", finalists, 1)
+    ):  # fmt: skip
+        if number < least:
+            raise UsageError(f"received {number} {name}, but at least {least} is needed")
+    if latency_of not in LATENCY_OF:
+        raise UsageError(f'received "{latency_of}"; latency is that of {" or ".join(LATENCY_OF)}')
+    if isinstance(oracle, str) and oracle not in ORACLE_NAMES:
+        near = suggest(oracle, ORACLE_NAMES)
+        raise UsageError(f'unknown oracle "{oracle}"; allowed are {", ".join(ORACLE_NAMES)}{near}')
+    out, place = Path(out), address(chief) if chief else None
+    start = _start(recipe)
+    runs.check_folder(out, "search.json", "search")
+    recipe, source = _resolved(recipe)
+    searched = spaces.make(
+        zoo.spec_of(recipe.model.name, recipe.model.spec), space, free_totals=free_totals, tied=tied
+    )
+    budget = Budget(max_macs, min_macs, max_params, max_activation_mb)
+    market = Market(searched, _pricing(recipe, len(source.labels), budget), budget)
+    anchor = market.anchor()
+    if not market.fits(searched.default):
+        _leave_out(market)
+    settings = {
+        "space": searched.kind,
+        "free_totals": free_totals,
+        "tied": list(tied),
+        "oracle": oracle if isinstance(oracle, str) else _name(oracle),
+        **budget._asdict(),
+        "max_latency_ms": max_latency_ms,
+        "latency_of": latency_of,
+    }
+    _open_folder(out, recipe, settings)
+    plan = Plan(
+        recipe,
+        market,
+        anchor,
+        oracle,
+        trials,
+        repeat,
+        finalists,
+        "test" if source.sizes["test"] else "validation",
+        max_latency_ms,
+        latency_of,
+    )
+    with alone(out):
+        book = Book(out / "trials")
+
+        def write() -> dict[str, Any]:
+            found = _found(plan, book, start)
+            runs.write_text(out / "trials.json", json.dumps(found, indent=1) + "\n")
+            answer.write_recipes(out, recipe, found)
+            return found
+
+        search = Search(plan, book, changed=write, away=place is not None)
+        if place:
+            machines.direct(search, place, out, _about(recipe, source), patience)
+        else:
+            _here(search, recipe, out)
+        found = write()
+    if len(found["trials"]) < trials:
+        print(f"the space has only {len(found['trials'])} networks to try", file=sys.stderr)
+    if found["best"] is None:
+        reasons = {row["why"] for row in found["trials"]} or {"the space is exhausted"}
+        raise UsageError(f"no trial of {out} was trained to its end: {'; '.join(sorted(reasons))}")
+    pictures.write(out / "report.html", recipe, found)
+    return found
+
+
+def work(
+    recipe: Recipe,
+    out: str | Path,
+    chief: str,
+    *,
+    patience: float = PATIENCE,
+    name: str | None = None,
+) -> int:
+    """Train what the chief of a search hands out, until all is done.
+
+    Args:
+        recipe: the chief's.
+        out: folder for the data, prepared once; the chief's own, on its machine.
+        chief: HOST:PORT where it listens.
+        patience: seconds to try to reach it, at first and whenever it is lost.
+        name: of this worker; None makes one of the machine's and the process's.
+
+    Returns:
+        How many trials were trained here.
+
+    Raises:
+        UsageError: where it cannot be reached, or is of another search.
+    """
+    out, place = Path(out), address(chief)
+    recipe, source = _resolved(recipe)
+    runs.prepare_folder(out)
+    about = _about(recipe, source)
+    with Trainer() as trainer:
+        return machines.serve(recipe, place, out, about, patience, trainer, name)
+
+
+def read(out: str | Path) -> dict[str, Any]:
+    """Return what a search folder has found so far.
+
+    Raises:
+        UsageError: where the folder holds no search.
+    """
+    place = Path(out) / "trials.json"
+    if not place.is_file():
+        raise UsageError(f"{out} holds no trials; give a folder that keras-cnns tune wrote")
+    return json.loads(place.read_text(encoding="utf-8"))
+
+
+def _resolved(recipe: Recipe) -> tuple[Recipe, data.Source]:
+    zoo.spec_of(recipe.model.name, recipe.model.spec)
+    source = runs.open_data(recipe)
+    return train.resolve(recipe, source), source
+
+
+def _start(recipe: Recipe) -> str:
+    """Return what to call the network that the search starts from."""
+    name, width = recipe.model.name, recipe.model.width
+    if specs.filters(zoo.spec_of(name, recipe.model.spec)) != specs.filters(zoo.spec_of(name)):
+        return "the network as given"
+    return "the paper's split" + (f", at {width:g} of its width" if width != 1 else "")
+
+
+def _name(oracle: Any) -> str:
+    return str(getattr(getattr(oracle, "func", oracle), "__name__", type(oracle).__name__))
+
+
+def _pricing(recipe: Recipe, classes: int, budget: Budget) -> Callable[[Any], Price | None]:
+    """Return what prices a spec at the recipe's image size; None is the price of no network."""
+    shape = recipe.data.image_shape
+
+    def price(spec: Any) -> Price | None:
+        try:
+            found = cost(recipe.model.name, input_shape=shape, num_classes=classes, spec=spec)
+        except UsageError:
+            return None
+        peak = found.peak_activation_bytes / 1e6 if budget.max_activation_mb is not None else 0.0
+        return Price(found.params, found.macs, peak)
+
+    return price
+
+
+def _leave_out(market: Market) -> None:
+    price = market.price(market.space.default)
+    costs = "is none at this size" if price is None else f"has {price.macs:,} MACs"
+    print(f"the network as it stands {costs}, outside the budget: left out", file=sys.stderr)
+
+
+def _about(recipe: Recipe, source: data.Source) -> dict[str, Any]:
+    """Return what the machines of a search must agree on; where each has its data is its own."""
+    told = asdict(recipe)
+    told["data"] |= {"name": Path(recipe.data.name).name, "dir": None}
+    labels, sizes = list(source.labels), dict(source.sizes)
+    return json.loads(json.dumps({"recipe": told, "labels": labels, "images": sizes}))
+
+
+def _open_folder(out: Path, recipe: Recipe, settings: Mapping[str, Any]) -> None:
+    """Make the folder of a search, or find in it the same search."""
+    place = out / "search.json"
+    kept = {"recipe": asdict(recipe), **settings}
+    if place.is_file():
+        difference = runs.first_difference(json.loads(place.read_text()), kept)
+        if difference:
+            raise UsageError(f"{out} holds another search: {difference}; choose another --out")
+        return
+    runs.prepare_folder(out)
+    runs.write_text(out / "recipe.toml", recipes.to_toml(recipe))
+    runs.write_text(place, json.dumps(kept, indent=1) + "\n")
+
+
+def _here(search: Search, recipe: Recipe, out: Path) -> None:
+    """Train all trials on this machine, one after another."""
+    with Trainer() as trainer:
+        while isinstance(order := search.take("here"), dict):
+            outcome = trainer.run(job(order, recipe, out), more=search.more(order["id"]))
+            search.finish(order["id"], outcome or {})
+
+
+def _found(plan: Plan, book: Book, start: str) -> dict[str, Any]:
+    records = list(book.records.values())
+    found = answer.summary(records, plan.market)
+    chosen = answer.finalists(book.trials(), plan.market, plan.finalists)
+    repeats = answer.compared(records, [trial["id"] for trial in chosen], plan.repeat_on)
+    return {**found, "repeats": repeats, "winner": repeats and repeats["winner"], "start": start}

@@ -1,0 +1,146 @@
+"""What a search found: the best, the front, what survives being repeated; as data and as TOML."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from keras_cnns import recipe as recipes, runs, spec as specs
+from keras_cnns.recipe import Recipe
+from keras_cnns.tune.book import Record
+from keras_cnns.tune.budget import Market
+from keras_cnns.tune.oracles import fronts
+from keras_cnns.tune.sampler import finished
+
+SURE = 0.05  # a difference is called one where chance alone makes such in fewer cases
+
+Found = dict[str, Any]
+
+
+def row(record: Record, market: Market) -> Found:
+    """Return what is told of a trial."""
+    told = ("id", "values", "params", "macs", "score", "status", "why", "seconds", "latency_ms")
+    found = {key: record.get(key) for key in told}
+    schedule = {key: record[key] for key in ("epochs", "after") if record.get(key) is not None}
+    return {**found, "spec": specs.to_dict(market.space.spec_of(record["values"])), **schedule}
+
+
+def ranked(trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the trials that were trained to their end, the best first; of equal ones the cheapest.
+
+    Where some were trained for fewer epochs than others, only those with the most count.
+    """
+    done = finished(trials)
+    longest = max((trial.get("epochs") or 0 for trial in done), default=0)
+    full = [trial for trial in done if (trial.get("epochs") or 0) == longest]
+    return sorted(full, key=lambda trial: (-trial["score"], trial["macs"]))
+
+
+def finalists(
+    trials: Sequence[Mapping[str, Any]], market: Market, count: int
+) -> list[Mapping[str, Any]]:
+    """Return the best trials, the network as it stands aside."""
+    paper = market.key(market.space.default)
+    others = [trial for trial in ranked(trials) if market.key(trial["values"]) != paper]
+    return others[:count]
+
+
+def summary(records: Sequence[Record], market: Market) -> Found:
+    """Name the best trial, those that no other beats in accuracy and MACs, and the paper's."""
+    trials = [record for record in records if "of" not in record]
+    kept = [trial for trial in trials if trial["status"] != "refused"]
+    order = ranked(kept)
+    front = fronts(order)[0] if order else []
+    paper = market.key(market.space.default)
+    as_it_stands = [trial["id"] for trial in kept if market.key(trial["values"]) == paper]
+    return {
+        "trials": [row(record, market) for record in kept],
+        "best": order[0]["id"] if order else None,
+        "pareto": [trial["id"] for trial in sorted(front, key=lambda trial: trial["macs"])],
+        "paper": as_it_stands[0] if as_it_stands else None,
+        "space": market.space.kind,
+        "rejected": sum(trial["rejected"] for trial in trials),
+        "refused": [row(trial, market) for trial in trials if trial["status"] == "refused"],
+        "objective": "validation accuracy",
+        "max_macs": market.budget.max_macs,
+    }
+
+
+def compared(records: Sequence[Record], chosen: Sequence[str], split: str) -> Found | None:
+    """Compare the repeats of finalists with those of the network as it stands, seed by seed.
+
+    The test is Student's, paired, two-sided; with several finalists, Holm's step-down keeps the
+    chance of any false winner below `SURE`. A winner is one that is better by it.
+
+    Args:
+        records: of repeats.
+        chosen: ids of the finalists.
+        split: that they were measured on.
+    """
+    scores: dict[str, dict[int, float]] = {}
+    for record in records:
+        if record.get("of") and record["status"] == "completed":
+            scores.setdefault(record["of"], {})[record["seed"]] = record["score"]
+    if "paper" not in scores:
+        return None
+    rows = []
+    for name in ("paper", *chosen):
+        if name in scores:
+            rows.append(_compared(name, scores[name], scores["paper"]))
+    rest = sorted((r for r in rows if r["p"] is not None), key=lambda r: r["p"])
+    sure = True
+    for i, found in enumerate(rest):
+        sure = sure and found["p"] * (len(rest) - i) < SURE
+        found["survives"] = sure and found["difference"] > 0
+    winners = [found for found in rest if found["survives"]]
+    winner = max(winners, key=lambda found: found["mean"])["id"] if winners else None
+    return {"split": split, "networks": rows, "winner": winner}
+
+
+def _compared(name: str, scores: Mapping[int, float], paper: Mapping[int, float]) -> Found:
+    seeds = sorted(scores)
+    values = [scores[seed] for seed in seeds]
+    both = [seed for seed in seeds if seed in paper]
+    pairs = [(scores[seed], paper[seed]) for seed in both]
+    found: Found = {
+        "id": name,
+        "seeds": seeds,
+        "scores": values,
+        "mean": mean(values),
+        "deviation": stdev(values) if len(values) > 1 else None,
+        "difference": None,
+        "p": None,
+        "survives": False,
+    }
+    if name != "paper" and pairs:
+        found["difference"] = mean(a - b for a, b in pairs)
+        found["p"] = _paired(pairs)
+    return found
+
+
+def _paired(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Return how often chance alone makes pairs that differ so; None where there is no spread.
+
+    >>> round(_paired([(0.92, 0.90), (0.93, 0.90), (0.91, 0.90)]), 3)
+    0.074
+    """
+    from scipy.stats import ttest_rel
+
+    if len({round(a - b, 12) for a, b in pairs}) < 2:
+        return None
+    return float(ttest_rel(*zip(*pairs, strict=True)).pvalue)
+
+
+def write_recipes(out: Path, recipe: Recipe, found: Found) -> None:
+    """Write best.toml and pareto/ID.toml: recipes that train, show and export take as a network."""
+    rows = {trial["id"]: trial for trial in found["trials"]}
+    if found["best"] is None:
+        return
+    (out / "pareto").mkdir(exist_ok=True)
+    wanted = {out / "pareto" / f"{name}.toml": rows[name] for name in found["pareto"]}
+    for place in set((out / "pareto").glob("*.toml")) - set(wanted):
+        place.unlink()
+    for place, trial in {**wanted, out / "best.toml": rows[found["best"]]}.items():
+        model = replace(recipe.model, spec=trial["spec"])
+        runs.write_text(place, recipes.to_toml(replace(recipe, model=model)))

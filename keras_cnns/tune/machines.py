@@ -1,0 +1,157 @@
+"""One search on several machines: a chief, which only decides, and workers, which train.
+
+A worker holds a trial for as long as it is heard of; then another gets it. A chief that is killed
+goes on from its folder once it is started again, with its workers, who wait for it. Neither waits
+for ever.
+"""
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from keras_cnns import runs
+from keras_cnns.errors import UsageError
+from keras_cnns.recipe import Recipe
+from keras_cnns.tune import wire
+from keras_cnns.tune.engine import Search
+from keras_cnns.tune.steps import Wait
+from keras_cnns.tune.trainer import Trainer, job
+from keras_cnns.tune.wire import Address, Message
+
+BEATS = 4  # in the time for which a worker is believed without a word
+
+
+def direct(search: Search, place: Address, folder: Path, about: Message, patience: float) -> None:
+    """Hand out a search's trials until all are done.
+
+    Args:
+        search: at work, nobody else's.
+        place: to listen on.
+        folder: of the search, with its secret.
+        about: what a worker must agree with.
+        patience: seconds without any worker after which to give up.
+
+    Raises:
+        UsageError: where no worker has come for so long.
+    """
+    heard: dict[str, float] = {}
+    told: set[str] = set()
+    trouble: list[Exception] = []
+    last = time.monotonic()
+
+    def answer(path: str, message: Message) -> Message:
+        nonlocal last
+        worker = str(message["worker"])
+        if path == "hello":
+            difference = runs.first_difference(about, message["about"])
+            if difference:
+                raise UsageError(f"another search: {difference}")
+            return {"lease": search.lease}
+        last = heard[worker] = time.monotonic()
+        if path == "beat":
+            return {"go_on": search.beat(worker, str(message["id"]))}
+        if path == "finish":
+            search.finish(str(message["id"]), dict(message["outcome"]))
+            return {}
+        if path != "take":
+            raise LookupError(path)
+        try:
+            found = search.take(worker)
+        except Exception as error:
+            trouble.append(error)
+            raise
+        if found is None:
+            told.add(worker)
+        return {"order": None if isinstance(found, Wait) else found, "done": found is None}
+
+    server = wire.server(place, wire.secret(folder, make=True), answer)
+    threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
+    port = server.server_address[1]
+    print(f"listening on {place.host}:{port}; waiting for workers", file=sys.stderr, flush=True)
+    try:
+        while not trouble:
+            time.sleep(0.1)
+            now = time.monotonic()
+            busy = {worker for worker, when in heard.items() if now - when < search.lease}
+            if search.done() and not busy - told:
+                return
+            if now - last > patience:
+                raise UsageError(
+                    f"no worker was heard of for {patience:g} s; the same command goes on"
+                )
+        raise trouble[0]
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def serve(
+    recipe: Recipe,
+    place: Address,
+    folder: Path,
+    about: Message,
+    patience: float,
+    trainer: Trainer,
+    name: str | None = None,
+) -> int:
+    """Train what a chief hands out until it says that all is done; return how many trials.
+
+    Args:
+        recipe: resolved, as this machine has the data.
+        place: of the chief.
+        folder: on this machine, for the data; may be the chief's.
+        about: what the chief must agree with.
+        patience: seconds to try to reach the chief.
+        trainer: of the trials.
+        name: of this worker, which no other has.
+
+    Raises:
+        UsageError: where the chief cannot be reached for so long, or refuses.
+    """
+    worker = name or f"{socket.gethostname()}-{os.getpid()}"
+    word = wire.secret(folder)
+
+    def ask(path: str, **message: Any) -> Message:
+        return _patiently(
+            lambda: wire.ask(place, word, path, {"worker": worker, **message}), patience
+        )
+
+    lease = float(ask("hello", about=about)["lease"])
+    done = 0
+    while not (given := ask("take"))["done"]:
+        order: Mapping[str, Any] | None = given["order"]
+        if order is None:
+            time.sleep(min(1.0, lease / BEATS))
+            continue
+
+        def beat(name: str = order["id"]) -> bool:
+            try:
+                message = {"worker": worker, "id": name}
+                return bool(wire.ask(place, word, "beat", message)["go_on"])
+            except ConnectionError:
+                return True  # the chief may come back while the trial is at work
+
+        outcome = trainer.run(
+            job(dict(order), recipe, folder), more=True, beat=beat, every=lease / BEATS
+        )
+        if outcome is not None:
+            ask("finish", id=order["id"], outcome=outcome)
+            done += 1
+    return done
+
+
+def _patiently(question: Callable[[], Message], patience: float) -> Message:
+    """Return an answer, asking until there is one."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            return question()
+        except ConnectionError as error:
+            if time.monotonic() > until:
+                raise UsageError(f"{error}; gave up after {patience:g} s") from None
+            time.sleep(min(1.0, patience / 10))

@@ -1,0 +1,128 @@
+"""One trial, in a process of its own: reads a job, as a line of JSON, and answers with a line.
+
+`keras_cnns.tune.trainer` starts it, before there is a job, and closes the pipe when it is to end.
+"""
+
+import json
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from keras_cnns.quiet import start_keras
+
+MEMORY = ("MemoryError", "ResourceExhaustedError")
+
+
+def main() -> None:
+    """Answer one job, then end."""
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    start_keras()
+    from keras_cnns import data, train  # noqa: F401  # while the trial before is at work
+
+    line = sys.stdin.readline()
+    if line:
+        threading.Thread(target=_end_with_the_search, daemon=True).start()
+        answer.write(json.dumps(outcome(json.loads(line))) + "\n")
+        answer.flush()
+    os._exit(0)  # TensorFlow's own way out takes a second
+
+
+def _end_with_the_search() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+def outcome(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return {"score", "seconds"} of a job, or {"why"} it failed, or {"refused"} and why.
+
+    A job has `recipe` (TOML, resolved), `folder` (of the search), `seed`, `epochs` and
+    `initial_epoch` (None and 0 for all of them), `load` and `save` (files of weights in the folder,
+    or None), `split` to be measured on, and `max_latency_ms` and `format` where speed is limited.
+    """
+    start = time.monotonic()
+    try:
+        found = _run(job)
+    except Exception as error:  # whatever a trial fails of is its own failure
+        return {"why": _reason(error), "seconds": time.monotonic() - start}
+    return {**found, "seconds": time.monotonic() - start}
+
+
+def _reason(error: BaseException) -> str:
+    kind, text = type(error).__name__, " ".join(str(error).split())[:300]
+    if kind in MEMORY:
+        return f"out of memory: {text}" if text else "out of memory"
+    return text if isinstance(error, ArithmeticError) and text else f"{kind}: {text}"
+
+
+def _run(job: Mapping[str, Any]) -> dict[str, Any]:
+    from keras_cnns import recipe as recipes
+    from keras_cnns.tune import arrays
+
+    recipe = recipes.loads(job["recipe"])
+    source = arrays.source_of(recipe, Path(job["folder"]) / "data")
+    recipe = replace(recipe, seed=job["seed"])
+    measured = {}
+    if job.get("max_latency_ms") is not None:
+        from keras_cnns.tune import latency
+
+        found = latency.measure(recipe, len(source.labels), job["format"])
+        measured = {"latency_ms": found}
+        if found > job["max_latency_ms"]:
+            return {**measured, "refused": f"{found:.3g} ms"}
+    return {**measured, **fit(recipe, source, job)}
+
+
+def fit(recipe: Any, source: Any, job: Mapping[str, Any]) -> dict[str, Any]:
+    """Train a resolved recipe as a job says; return {"score": accuracy}.
+
+    Raises:
+        ArithmeticError: where the loss or the score is not finite.
+    """
+    import keras
+
+    from keras_cnns import data, train
+
+    model = train.build(recipe, len(source.labels))
+    names = train.output_names(recipe, model)
+    steps = data.steps_per_epoch(source, recipe.data.batch_size)
+    trainer = train.compiled(model, recipe, steps)
+    begun, folder = 0, Path(job["folder"])
+    if job["load"] and (folder / job["load"]).is_file():  # else on a machine that lacks them
+        trainer.load_weights(folder / job["load"])
+        begun = job["initial_epoch"]
+    history = trainer.fit(
+        train.batches(recipe, source, "train", names, first_step=begun * steps),
+        steps_per_epoch=steps,
+        initial_epoch=begun,
+        epochs=job["epochs"] or recipe.train.epochs,
+        shuffle=False,
+        callbacks=[keras.callbacks.TerminateOnNaN()],
+        verbose=0,
+    ).history
+    if not all(map(math.isfinite, history["loss"])):
+        raise ArithmeticError("the loss is not finite; choose a lower train.learning_rate")
+    if job["save"]:
+        from keras_cnns import runs
+
+        place = folder / job["save"]
+        place.parent.mkdir(exist_ok=True)
+        with runs.replacing(place) as temporary:
+            trainer.save_weights(temporary)
+    found = trainer.evaluate(
+        train.batches(recipe, source, job["split"], names), return_dict=True, verbose=0
+    )
+    score = found["predictions_accuracy" if len(names) > 1 else "accuracy"]
+    if not math.isfinite(score) or not math.isfinite(found["loss"]):
+        raise ArithmeticError("the validation loss is not finite; lower train.learning_rate")
+    return {"score": float(score)}
+
+
+if __name__ == "__main__":
+    main()
