@@ -148,8 +148,8 @@ def _probabilities(member: Classifier, files: Sequence[Path], views: Views) -> n
     if views.plain:
         starts = range(0, len(files), BATCH)
         chunks = (files[i : i + BATCH] for i in starts)
-        pixels = (np.stack([data.read_image(file, shape) for file in chunk]) for chunk in chunks)
-        return np.concatenate([member.run(each) for each in pixels])
+        batches = (np.stack([data.read_image(file, shape) for file in chunk]) for chunk in chunks)
+        return np.concatenate([member.run(each) for each in batches])
     found = []
     for file in files:
         seen = classifiers.parts(data.read_whole(file, shape[-1]), views, shape)

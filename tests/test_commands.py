@@ -251,7 +251,8 @@ def test_a_folder_of_photos_goes_all_the_way(photos, tmp_path):
     done("export", run, "--out", out, "--formats", "onnx")
     assert json.loads(done("verify", out, "--json").stdout)["passed"]
     table = tmp_path / "table.csv"
-    rows = json.loads(done("predict", out, photos / "red", "--csv", table, "--json").stdout)
+    written = ("--csv", table, "--csv-format", "table")
+    rows = json.loads(done("predict", out, photos / "red", *written, "--json").stdout)
     assert [row["top"][0]["label"] for row in rows] == ["red"] * 20
     with table.open() as file:
         written = list(csv.DictReader(file))

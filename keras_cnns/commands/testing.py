@@ -148,10 +148,10 @@ def predict(
     as_json: bool,
 ) -> None:
     """Classify images, or folders of them, by a run or an exported file."""
-    from keras_cnns.submission import rows as submission_rows, submission, unique_ids, write
+    from keras_cnns import submission
 
     views = _views(crops, scales, flip)
-    wanted = submission(csv_format, columns.split(",") if columns else None, ids)
+    wanted = submission.submission(csv_format, columns.split(",") if columns else None, ids)
     if csv_file is None and (csv_format, columns, ids) != ("labels", None, "stem"):
         raise UsageError("--csv-format, --columns and --ids are for --csv FILE; give that too")
     with working():
@@ -162,17 +162,20 @@ def predict(
         if csv_file:
             if csv_file.is_dir():
                 raise UsageError(f"{csv_file} is a folder; --csv is a file")
-            unique_ids(files, wanted.ids)
+            submission.unique_ids(files, wanted.ids)
             runs.prepare_folder(csv_file.resolve().parent)
         opened = [predict.open_classifier(m, precision=precision, views=views) for m in models]
         for place, classifier in zip(models, opened, strict=True):
             if classifier.note:
                 click.echo(f"{place}: {classifier.note}", err=True)
-        scores = predict.probabilities(opened, files, views=views)
         labels = opened[0].labels
+        if wanted.form == "probabilities":
+            submission.class_columns(wanted, labels)
+        scores = predict.probabilities(opened, files, views=views)
         found = predict.best(scores, files, labels, top=top)
         if csv_file:
-            write(csv_file, submission_rows(wanted, files, labels, scores, found))
+            rows = submission.rows(wanted, files, labels, scores, found)
+            submission.write(csv_file, rows)
     if as_json:
         return print_json(found)
     table(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         examples,
         fit_image,
         read_image,
+        read_whole,
         resized_part,
         steps_per_epoch,
     )
@@ -33,6 +34,7 @@ __all__ = [
     "is_image",
     "open_source",
     "read_image",
+    "read_whole",
     "resized_part",
     "steps_per_epoch",
 ]

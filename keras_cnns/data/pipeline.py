@@ -123,10 +123,18 @@ def read_image(path: str | os.PathLike[str], image_shape: Shape) -> np.ndarray:
     Raises:
         UsageError: the file is missing, too large or not a sound image.
     """
+    return fit_image(read_whole(path, image_shape[-1]), image_shape).numpy()
+
+
+def read_whole(path: str | os.PathLike[str], channels: int) -> tf.Tensor:
+    """Return the pixels of an image file: uint8 (height, width, channels), of its own size.
+
+    Raises:
+        UsageError: the file is missing, too large or not a sound image.
+    """
     if why := problem(os.fspath(path)):
         raise UsageError(f'cannot read the image "{shown(os.fspath(path))}": {why}')
-    image = decode(tf.io.read_file(os.fsencode(path)), image_shape[-1])
-    return fit_image(image, image_shape).numpy()
+    return decode(tf.io.read_file(os.fsencode(path)), channels)
 
 
 def fit_image(image: tf.Tensor, image_shape: Shape) -> tf.Tensor:
