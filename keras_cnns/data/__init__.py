@@ -6,19 +6,19 @@ Opening a source needs no TensorFlow until there is something to read; what does
 from typing import TYPE_CHECKING, Any
 
 from keras_cnns.data.augment import AUGMENTATIONS
-from keras_cnns.data.images import SUFFIXES, check_images, is_image
+from keras_cnns.data.images import SUFFIXES, is_image
 from keras_cnns.data.source import SPLITS, Source
-from keras_cnns.data.sources import open_source
+from keras_cnns.data.sources import diagnose, open_source
+from keras_cnns.data.verdict import check_images
 from keras_cnns.quiet import start_keras
 
 if TYPE_CHECKING:
+    from keras_cnns.data.fit import fit_image, resized_part
     from keras_cnns.data.pipeline import (
         batches,
         examples,
-        fit_image,
         read_image,
         read_whole,
-        resized_part,
         steps_per_epoch,
     )
 
@@ -29,6 +29,7 @@ __all__ = [
     "Source",
     "batches",
     "check_images",
+    "diagnose",
     "examples",
     "fit_image",
     "is_image",

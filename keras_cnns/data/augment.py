@@ -1,111 +1,69 @@
-"""What may happen to a training image: stateless functions, a batch and a seed -> a batch.
+"""What may happen to a training image: each policy by name, as data.
 
-They work on whole batches, four times as fast as on single images at 32 pixels, and draw from the
-seed they are given and from nothing else, so that a run can be repeated to the bit.
+`windows`, `colours`, `randaugment` and `mixing` carry it out, and need TensorFlow; this does not.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from keras_cnns.errors import UsageError, suggest
 
-if TYPE_CHECKING:
-    import tensorflow as tf
 
-# TensorFlow is imported inside the functions: recipes check a name without it.
-Augment = Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"]
+class Policy(NamedTuple):
+    """Which part of an image is seen, and how its colours change.
 
-
-def none(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Change nothing."""
-    return images
-
-
-def shift(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Move each image by up to 1/8 of its size, over black: for what must not be mirrored (digits).
-
-    Args:
-        images: (n, height, width, channels), values 0 to 255 of any type, which is kept.
-        seed: two integers.
-
-    >>> import numpy as np, tensorflow as tf
-    >>> moved = shift(tf.ones((2, 16, 16, 1)), seed=(0, 3))
-    >>> moved.shape, np.unique(moved).tolist()
-    (TensorShape([2, 16, 16, 1]), [0.0, 1.0])
+    Attributes:
+        pad: by which part of its size an image is moved at most, over black.
+        area: from which to which part of its area is cut out, with sides of 3/4 to 4/3.
+        side: the short side that the image is resized to, at least and at most, where what is cut
+            out of it has `CROP` pixels a side; other sizes in proportion.
+        centred: whether what is cut out lies in the square in the middle.
+        mirror: whether one image in two is mirrored.
+        colour: by how much light, contrast and saturation change at most, in random order.
+        pca: the standard deviation of the changes along the principal components of colour.
     """
-    return _shift(images, seed, mirror=False)
+
+    pad: float = 0.0
+    area: tuple[float, float] | None = None
+    side: tuple[int, int] | None = None
+    centred: bool = False
+    mirror: bool = False
+    colour: float = 0.0
+    pca: float = 0.0
+
+    @property
+    def cuts(self) -> bool:
+        """Whether a part of the image is cut out, which is best done where all of it is there."""
+        return bool(self.area or self.side)
 
 
-def crop(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Move each image by up to 1/8 of its size, over black, and mirror one in two.
+CROP = 224
 
-    He et al., Deep Residual Learning for Image Recognition, 2015, section 4.2: 4 pixels of padding
-    around 32, a random crop, a horizontal flip.
-    """
-    return _shift(images, seed, mirror=True)
-
-
-def _shift(images: tf.Tensor, seed: tf.Tensor, *, mirror: bool) -> tf.Tensor:
-    import tensorflow as tf
-
-    count, height, width = tf.unstack(tf.shape(images)[:3])
-    down, right = height // 8, width // 8
-    seeds = tf.random.split(seed, 3)
-    padded = tf.pad(images, ((0, 0), (down, down), (right, right), (0, 0)))
-    top = tf.random.stateless_uniform((count, 1), seeds[0], 0, 2 * down + 1, tf.int32)
-    left = tf.random.stateless_uniform((count, 1), seeds[1], 0, 2 * right + 1, tf.int32)
-    rows, columns = top + tf.range(height), left + tf.range(width)
-    if mirror:
-        mirrored = tf.random.stateless_uniform((count, 1), seeds[2]) < 0.5
-        columns = tf.where(mirrored, columns[:, ::-1], columns)
-    cut = tf.gather(padded, rows, axis=1, batch_dims=1)
-    return tf.ensure_shape(tf.gather(cut, columns, axis=2, batch_dims=1), images.shape)
-
-
-def photo(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Enlarge 35 to 100 % of each image, mirror one in two, change light and contrast.
-
-    Szegedy et al., Going Deeper with Convolutions, 2014, section 6: a random area, its sides at 3/4
-    to 4/3 (there from 8 % on, for far longer trainings). Light moves by up to 10 % of the range,
-    contrast by up to 20 %.
-
-    Args:
-        images: (n, height, width, channels), values 0 to 255; becomes float32.
-        seed: two integers.
-    """
-    import tensorflow as tf
-
-    images = tf.cast(images, tf.float32)
-    count, height, width = tf.unstack(tf.shape(images)[:3])
-    seeds = tf.random.split(seed, 7)
-
-    def draw(index: int, low: float, high: float) -> tf.Tensor:
-        return tf.random.stateless_uniform((count,), seeds[index], low, high)
-
-    area, stretch = draw(0, 0.35, 1.0), tf.exp(draw(1, -0.5, 0.5) * tf.math.log(4.0 / 3.0))
-    tall, wide = tf.minimum(1.0, tf.sqrt(area) / stretch), tf.minimum(1.0, tf.sqrt(area) * stretch)
-    top, left = draw(2, 0.0, 1.0) * (1.0 - tall), draw(3, 0.0, 1.0) * (1.0 - wide)
-    mirrored = draw(4, 0.0, 1.0) < 0.5
-    start, end = tf.where(mirrored, left + wide, left), tf.where(mirrored, left, left + wide)
-    boxes = tf.stack([top, start, top + tall, end], axis=1)
-    cut = tf.image.crop_and_resize(images, boxes, tf.range(count), (height, width))
-    mean = tf.reduce_mean(cut, axis=(1, 2, 3), keepdims=True)
-    light = tf.reshape(draw(5, -25.5, 25.5), (-1, 1, 1, 1))
-    contrast = tf.reshape(draw(6, 0.8, 1.2), (-1, 1, 1, 1))
-    changed = tf.clip_by_value((cut - mean) * contrast + mean + light, 0.0, 255.0)
-    return tf.ensure_shape(changed, images.shape)
-
-
-AUGMENTATIONS: Mapping[str, Augment] = MappingProxyType(
-    {"none": none, "shift": shift, "crop": crop, "photo": photo}
+AUGMENTATIONS: Mapping[str, Policy] = MappingProxyType(
+    {
+        "none": Policy(),
+        # For what must not be mirrored: writing.
+        "shift": Policy(pad=1 / 8),
+        # He et al., Deep Residual Learning, 2015, section 4.2: 4 pixels around 32.
+        "crop": Policy(pad=1 / 8, mirror=True),
+        # Inception's, as far as a short training bears it.
+        "photo": Policy(area=(0.35, 1.0), mirror=True, colour=0.2),
+        # Szegedy et al., Going Deeper with Convolutions, 2014, section 6, which for the colours
+        # refers to Howard, Some Improvements on Deep CNN Based Image Classification, 2013.
+        "inception": Policy(area=(0.08, 1.0), mirror=True, colour=0.5),
+        # Krizhevsky et al., ImageNet Classification with Deep CNNs, 2012, section 4.1.
+        "alexnet": Policy(side=(256, 256), centred=True, mirror=True, pca=0.1),
+        # Simonyan and Zisserman, Very Deep Convolutional Networks, 2014, section 3.1.
+        "vgg": Policy(side=(256, 512), mirror=True, pca=0.1),
+        "vgg256": Policy(side=(256, 256), mirror=True, pca=0.1),
+        "vgg384": Policy(side=(384, 384), mirror=True, pca=0.1),
+    }
 )
 
 
-def get(name: str) -> Augment:
-    """Return an augmentation by its name.
+def get(name: str) -> Policy:
+    """Return a policy by its name.
 
     >>> get("crops")
     Traceback (most recent call last):

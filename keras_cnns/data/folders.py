@@ -3,40 +3,81 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from keras_cnns.data.images import SUFFIXES, check_images, decode, is_image, shown
+from keras_cnns.data import doctor
+from keras_cnns.data.images import SUFFIXES, decode, is_image, shown
+from keras_cnns.data.manifest import verdicts
 from keras_cnns.data.source import SPLITS, Cut, Source, mixed
+from keras_cnns.data.verdict import Verdict
 from keras_cnns.errors import UsageError, suggest
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 
-def open_folder(name: str, channels: int, cut: Cut) -> Source:
-    """Open a folder; `open_source` says what of it is checked."""
+class Contents(NamedTuple):
+    """What a folder holds: split -> label -> paths of images, sorted, and what else there is."""
+
+    root: str
+    splits: dict[str, dict[str, list[str]]]
+    ignored: list[str]
+
+    def verdicts(self) -> dict[str, Verdict]:
+        """Return what is known of each image: a look at those that are new or have changed."""
+        parts = self.splits.values()
+        paths = [path for classes in parts for inside in classes.values() for path in inside]
+        return verdicts(self.root, paths)
+
+
+def contents(name: str) -> Contents:
+    """Return what a folder holds, without a look at the images.
+
+    Raises:
+        UsageError: there is no such folder, or it has images instead of classes.
+    """
     root = os.path.expanduser(name)
     if not os.path.isdir(root):
         raise UsageError(
             f'no folder "{shown(name)}": name a folder of images, digits or a TFDS set'
         )
     own, ignored = _own_splits(root)
-    train, skipped = _classes(own.get("train", root))
-    ignored += skipped
-    if "train" not in own and not train and skipped:
+    splits = {}
+    for split, folder in (own or {"train": root}).items():
+        splits[split], skipped = _classes(folder)
+        ignored += skipped
+    if not own and not splits["train"] and ignored:
         raise UsageError(
             f'"{shown(name)}" has no sub-folders: put each class of images into a folder of its own'
         )
-    splits: dict[str, Mapping[str, list[str]]] = {"train": train}
-    for split in ("test", "validation"):
-        if split in own:
-            splits[split], skipped = _classes(own[split])
-            ignored += skipped
-    _check_classes(name, splits)
+    return Contents(root, splits, ignored)
+
+
+def diagnose_folder(name: str) -> dict[str, Any]:
+    """Return what `doctor.diagnose` finds in a folder; what has not changed is remembered."""
+    folder = contents(name)
+    return doctor.diagnose(folder.root, folder.splits, folder.verdicts(), folder.ignored)
+
+
+def open_folder(name: str, channels: int, cut: Cut) -> Source:
+    """Open a folder; `open_source` says what of it is checked.
+
+    Images that cannot be used are left out; which, and what else is wrong, goes to standard error.
+    """
+    folder = contents(name)
+    _check_classes(name, folder.splits)
+    found = folder.verdicts()
+    splits = doctor.usable(folder.splits, found)
+    said = doctor.left_out(folder.root, found)
+    _check_classes(name, splits, said)
     for split in ("test", "validation"):
         if split not in splits:
             splits["train"], splits[split] = _held_out(splits["train"], split, cut)
+    train = splits["train"]
+    for line in filter(None, [said, *doctor.warnings(folder.root, splits, found)]):
+        print(f"{shown(name)}: {line}", file=sys.stderr)
     labels = tuple(train)
     number_of = {label: number for number, label in enumerate(labels)}
     examples = {
@@ -47,20 +88,31 @@ def open_folder(name: str, channels: int, cut: Cut) -> Source:
         for split, classes in splits.items()
     }
     files = {split: tuple(path for path, _ in examples[split]) for split in SPLITS}
-    sizes = check_images([path for split in SPLITS for path in files[split]])
+    sizes = {found[path].size for split in SPLITS for path in files[split]}
     height, width = sizes.pop() if len(sizes) == 1 else (0, 1)
+
+    def columns(split: str) -> dict[str, Any]:
+        import tensorflow as tf
+
+        paths = tf.constant([os.fsencode(path) for path in files[split]], tf.string)
+        turned = [found[path].orientation for path in files[split]]
+        image = {"path": paths, "orientation": tf.constant(turned, tf.int32)}
+        numbers = tf.constant([number for _, number in examples[split]], tf.int64)
+        return {"image": image, "label": numbers, "file": paths}
 
     def records(split: str) -> tf.data.Dataset:
         import tensorflow as tf
 
-        paths = tf.constant([os.fsencode(path) for path in files[split]], tf.string)
-        numbers = tf.constant([number for _, number in examples[split]], tf.int64)
-        return tf.data.Dataset.from_tensor_slices({"image": paths, "label": numbers, "file": paths})
+        return tf.data.Dataset.from_tensor_slices(columns(split))
 
-    def read(path: tf.Tensor) -> tf.Tensor:
+    def load(image: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         import tensorflow as tf
 
-        return decode(tf.io.read_file(path), channels)
+        return tf.io.read_file(image["path"]), image["orientation"]
+
+    def read(image: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        data, orientation = load(image)
+        return decode(data, channels, orientation)
 
     return Source(
         name=name,
@@ -68,20 +120,22 @@ def open_folder(name: str, channels: int, cut: Cut) -> Source:
         channels=channels,
         sizes={split: len(files[split]) for split in SPLITS},
         files=files,
-        ignored=ignored,
+        ignored=len(folder.ignored),
         size=height if height == width else None,
         record_bytes=200,
         records=records,
+        load=load,
         read=read,
+        columns=columns,
     )
 
 
-def _own_splits(root: str) -> tuple[dict[str, str], int]:
-    """Return the split -> folder that a root comes with, and how many entries belong to none."""
+def _own_splits(root: str) -> tuple[dict[str, str], list[str]]:
+    """Return the split -> folder that a root comes with, and the entries that belong to none."""
     entries = dict(_entries(root))
     # "train" may also be a class among others; as a split it holds folders.
     if "train" not in entries or not _holds_folders(os.path.join(root, "train")):
-        return {}, 0
+        return {}, []
     own = {"train": "train"}
     validation = next((name for name in ("validation", "val") if name in entries), None)
     if "test" in entries:
@@ -90,7 +144,7 @@ def _own_splits(root: str) -> tuple[dict[str, str], int]:
             own["validation"] = validation
     elif validation:
         own["test"] = validation
-    ignored = len(entries) - len(own)
+    ignored = [entry.path for name, entry in entries.items() if name not in own.values()]
     return {split: os.path.join(root, folder) for split, folder in own.items()}, ignored
 
 
@@ -100,24 +154,23 @@ def _holds_folders(path: str) -> bool:
     return any(entry.is_dir() and not name.startswith(".") for name, entry in _entries(path))
 
 
-def _classes(folder: str) -> tuple[dict[str, list[str]], int]:
-    """Return label -> paths of images, both sorted, and how many entries are not used."""
+def _classes(folder: str) -> tuple[dict[str, list[str]], list[str]]:
+    """Return label -> paths of images, both sorted, and the entries that are not used."""
     if not os.path.isdir(folder):
         raise UsageError(f'"{shown(folder)}" is not a folder')
     classes: dict[str, list[str]] = {}
-    ignored = 0
+    ignored: list[str] = []
     for label, entry in _entries(folder):
         if label.startswith(".") or not entry.is_dir():
-            ignored += 1
+            ignored.append(entry.path)
             continue
         if not label.isprintable():
             raise UsageError(
                 f'"{shown(entry.path)}" cannot be a class: its name is not printable UTF-8 text'
             )
         inside = [inner.path for _, inner in _entries(entry.path)]
-        used = [path for path in inside if is_image(path)]
-        ignored += len(inside) - len(used)
-        classes[label] = used
+        classes[label] = [path for path in inside if is_image(path)]
+        ignored += [path for path in inside if not is_image(path)]
     return classes, ignored
 
 
@@ -129,7 +182,7 @@ def _entries(folder: str) -> list[tuple[str, os.DirEntry[str]]]:
         raise UsageError(f'cannot read the folder "{shown(folder)}": {error.strerror}') from error
 
 
-def _check_classes(name: str, splits: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+def _check_classes(name: str, splits: doctor.Splits, said: str = "") -> None:
     train = splits["train"]
     whole = shown(name)
     if not train:
@@ -143,8 +196,9 @@ def _check_classes(name: str, splits: Mapping[str, Mapping[str, Sequence[str]]])
         for label, paths in classes.items():
             where = f'class "{label}" of "{whole}"' + (f" ({split})" if len(splits) > 1 else "")
             if not paths:
+                without = f"no images that can be used ({said})" if said else "no images"
                 raise UsageError(
-                    f"{where} has no images: add some ({', '.join(SUFFIXES)}) or remove it"
+                    f"{where} has {without}: add some ({', '.join(SUFFIXES)}) or remove it"
                 )
             if label not in train:
                 raise UsageError(f"{where} is not a class of train{suggest(label, train)}")

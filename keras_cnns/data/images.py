@@ -1,25 +1,17 @@
-"""Image files: which are taken for images, whether they can be used, and their pixels."""
+"""Image files: which are taken for images, and their pixels."""
 
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
-
-from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
-
-from keras_cnns.errors import UsageError
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
+    Choose = Callable[[tf.Tensor], tuple[tf.Tensor, ...]]
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
-MAX_PIXELS = 64_000_000
-"""A larger image is refused before it is decoded: a PNG of 48 kB can ask for gigabytes."""
 
 
 def shown(text: str) -> str:
@@ -41,90 +33,96 @@ def is_image(path: str | os.PathLike[str]) -> bool:
     return os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
 
 
-def check_images(paths: Sequence[str]) -> set[tuple[int, int]]:
-    """Decode every image once, before anything is built on them; return the (height, width)s met.
-
-    Raises:
-        UsageError: an image cannot be used; the message has the first one's path, and why.
-    """
-    problems: list[tuple[str, str]] = []
-    sizes: set[tuple[int, int]] = set()
-    with (
-        warnings.catch_warnings(),
-        tqdm(
-            total=len(paths), desc="checking images", unit=" images", delay=1, disable=None
-        ) as bar,
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
-        # Odd metadata is no reason to warn: the pixels are what counts.
-        warnings.simplefilter("ignore")
-        for start in range(0, len(paths), 256):
-            part = paths[start : start + 256]
-            found = zip(part, pool.map(lambda path: problem(path, sizes), part), strict=True)
-            problems += [(path, why) for path, why in found if why]
-            bar.update(len(part))
-    if problems:
-        path, why = problems[0]
-        more = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""
-        raise UsageError(
-            f'cannot read the image "{shown(path)}": {why}; replace or remove it{more}'
-        )
-    return sizes
-
-
-def problem(path: str, sizes: set[tuple[int, int]] | None = None) -> str:
-    """Return why an image file cannot be used, or nothing; add its height and width to `sizes`.
-
-    Its header is read first, so that an image of absurd size is never decoded. A JPEG is decoded
-    at an eighth of its size, which still reads all of the file.
-    """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                return f"{width}x{height} pixels, where at most {MAX_PIXELS:,} are allowed"
-            if image.format == "WEBP" and getattr(image, "n_frames", 1) > 1:
-                return "an animated WebP"
-            if image.format == "BMP" and image.mode not in ("L", "RGB", "RGBA"):
-                return "a BMP with a palette"
-            image.draft("L", (1, 1))
-            image.load()
-    except UnidentifiedImageError:
-        empty = os.path.getsize(path) == 0
-        return "it is empty" if empty else "it is not a JPEG, PNG, GIF, BMP or WebP image"
-    except Image.DecompressionBombError:
-        return f"more than {MAX_PIXELS:,} pixels"
-    except OSError as error:
-        return (error.strerror or str(error)).partition("\n")[0]
-    except Exception as error:
-        # A damaged file can make a decoder fail in any way.
-        return f"damaged ({type(error).__name__}: {error})".partition("\n")[0]
-    if sizes is not None:
-        sizes.add((height, width))
-    return ""
-
-
-def decode(data: tf.Tensor, channels: int) -> tf.Tensor:
+def decode(data: tf.Tensor, channels: int, orientation: tf.Tensor | int = 1) -> tf.Tensor:
     """Return the uint8 pixels (height, width, channels) of an encoded image, as PIL decodes them.
 
     JPEG by its accurate transform, where a lost end mark is forgiven but no lost row; of a GIF the
-    first frame. Orientation tags are not applied. A fourth channel is the image's alpha, or 255.
+    first frame. A fourth channel is the image's alpha, or 255.
+
+    Args:
+        data: the file's bytes.
+        channels: 1, 3 or 4.
+        orientation: as the file's EXIF has it, 1 to 8; TensorFlow does not look.
     """
     import tensorflow as tf
 
-    def jpeg() -> tf.Tensor:
-        return tf.io.decode_jpeg(
-            data,
-            channels=3,
-            dct_method="INTEGER_ACCURATE",
-            try_recover_truncated=True,
-            acceptable_fraction=1.0,
-        )
-
     image = tf.cond(
-        tf.io.is_jpeg(data), jpeg, lambda: tf.io.decode_image(data, expand_animations=False)
+        tf.io.is_jpeg(data),
+        lambda: tf.io.decode_jpeg(data, **_JPEG),
+        lambda: tf.io.decode_image(data, expand_animations=False),
     )
-    return with_channels(tf.ensure_shape(image, (None, None, None)), channels)
+    return _finished(image, channels, orientation)
+
+
+def decode_part(
+    data: tf.Tensor, choose: Choose, channels: int, orientation: tf.Tensor | int = 1
+) -> tf.Tensor:
+    """Return a part of an encoded image, without decoding more of a JPEG than that.
+
+    Args:
+        data: the file's bytes.
+        choose: height and width as they are stored -> top, left, height and width of the part.
+        channels: as of `decode`.
+        orientation: as of `decode`; the part is turned.
+    """
+    import tensorflow as tf
+
+    def part(sides: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        top, left, height, width = (tf.cast(edge, tf.float32) for edge in choose(sides))
+        bounds = tf.cast(sides, tf.float32)
+        least, most = tf.floor((top, left)), tf.round((top + height, left + width))
+        most = tf.clip_by_value(most, least + 1.0, bounds)
+        return tuple(tf.unstack(tf.cast(tf.concat([least, most - least], 0), tf.int32)))
+
+    def jpeg() -> tf.Tensor:
+        window = part(tf.image.extract_jpeg_shape(data)[:2])
+        return tf.io.decode_and_crop_jpeg(data, tf.stack(window), **_JPEG)
+
+    def other() -> tf.Tensor:
+        image = tf.io.decode_image(data, expand_animations=False)
+        top, left, height, width = part(tf.shape(image)[:2])
+        return image[top : top + height, left : left + width]
+
+    return _finished(tf.cond(tf.io.is_jpeg(data), jpeg, other), channels, orientation)
+
+
+_JPEG: dict[str, Any] = {
+    "channels": 3,
+    "dct_method": "INTEGER_ACCURATE",
+    "try_recover_truncated": True,
+    "acceptable_fraction": 1.0,
+}
+
+
+def _finished(image: tf.Tensor, channels: int, orientation: tf.Tensor | int) -> tf.Tensor:
+    import tensorflow as tf
+
+    image = with_channels(tf.ensure_shape(image, (None, None, None)), channels)
+    # A tensor has to be asked in the graph.
+    plain = isinstance(orientation, int) and orientation == 1
+    return image if plain else oriented(image, orientation)
+
+
+def oriented(image: tf.Tensor, orientation: tf.Tensor | int) -> tf.Tensor:
+    """Return an image as its EXIF orientation wants it shown.
+
+    JEITA CP-3451, Exchangeable image file format (Exif 2.2), 2002, section 4.6.4, tag 274.
+
+    >>> import tensorflow as tf
+    >>> oriented(tf.constant([[[1], [2]]], tf.uint8), 6)[..., 0].numpy().tolist()
+    [[1], [2]]
+    """
+    import tensorflow as tf
+
+    def turned() -> tf.Tensor:
+        swapped = tf.cond(orientation >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
+        upside_down = tf.reduce_any(tf.equal(orientation, (3, 4, 7, 8)))
+        mirrored = tf.reduce_any(tf.equal(orientation, (2, 3, 6, 7)))
+        return tf.reverse(swapped, tf.where([upside_down, mirrored])[:, 0])
+
+    shape = (None, None, image.shape[-1])
+    found = tf.cond(tf.equal(orientation, 1), lambda: image, turned)
+    return tf.ensure_shape(found, shape)
 
 
 def with_channels(image: tf.Tensor, channels: int) -> tf.Tensor:

@@ -1,36 +1,40 @@
-"""From a source to batches of a network's size: fit, cache, shuffle, batch, augment, prefetch.
+"""From a source to batches of a network's size: order, read, batch, augment, prefetch.
 
-A pure function of the seed: the same batches come again on any number of cores, and epoch 7 is the
-same epoch 7 when a training that was interrupted asks for it alone.
+A training's batches are a pure function of its seed and the number of the step: the same come again
+on any number of cores, and step 70 is the same step 70 when a training that was interrupted asks
+for it alone. What happens to an image depends on the seed, the epoch and the image, so that it is
+the same in batches of any size.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from keras_cnns.data import augment as augmentations
-from keras_cnns.data.images import decode, problem, shown, with_channels
+from keras_cnns.data import augment as augmentations, order
+from keras_cnns.data.augment import Policy
+from keras_cnns.data.colours import along_components, jittered, on_colour
+from keras_cnns.data.draws import fold
+from keras_cnns.data.fit import Shape, fit_image, resized_part
+from keras_cnns.data.images import decode, decode_part, shown
+from keras_cnns.data.mixing import erased, mixed
+from keras_cnns.data.order import Record
+from keras_cnns.data.randaugment import randaugment as rand_augmented
 from keras_cnns.data.source import Source
+from keras_cnns.data.verdict import look
+from keras_cnns.data.windows import cut, mirrored, moved, window
 from keras_cnns.errors import UsageError
 
 CACHE_BYTES = 2**30
 """A split whose fitted pixels take less than this is kept in memory."""
-SHUFFLE_BYTES = 2**28
-"""How much of a split that is not kept in memory is shuffled at a time."""
 
 AUTOTUNE = tf.data.AUTOTUNE
-FOREVER = 2**62
-# What a random key is for, so that order and augmentation do not draw the same numbers.
-SHUFFLING, AUGMENTING = 0, 1
-
-Shape = tuple[int, int, int]
-Record = dict[str, tf.Tensor]
+# What a random key is for, so that no two things draw the same numbers.
+WINDOW, MIRROR, COLOUR, COMPONENTS, RANDAUGMENT, ERASING, MIXING = range(7)
 
 
 def batches(
@@ -41,6 +45,10 @@ def batches(
     batch_size: int,
     training: bool = False,
     augment: str = "none",
+    randaugment: int = 0,
+    erasing: float = 0.0,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
     seed: int = 0,
     first_step: int = 0,
 ) -> tf.data.Dataset:
@@ -52,13 +60,20 @@ def batches(
     to trace. Otherwise images come once, in the source's order, the last batch may be smaller, and
     the cardinality is the number of batches.
 
+    A training's order is drawn over the whole split, except of a TFDS set that is too large for
+    memory: such a set is read as it lies, and shuffled a window at a time.
+
     Args:
         source: from `open_source`.
         split: "train", "validation" or "test".
         image_shape: height, width and channels, whatever the source's are.
         batch_size: images in a batch.
         training: whether to shuffle and augment.
-        augment: one of `AUGMENTATIONS`; used in training.
+        augment: one of `AUGMENTATIONS`; it and what follows are for training.
+        randaugment: the magnitude of two operations of RandAugment on each image, 1 to 30, or 0.
+        erasing: the probability that a rectangle of an image is erased.
+        mixup: alpha of MixUp, or 0; labels are then float32 (n, classes) with rows of sum 1.
+        cutmix: alpha of CutMix, or 0; likewise. With both, one image in two gets each.
         seed: of order and augmentation.
         first_step: how many batches of a training were had already: it goes on with the next, in
             the middle of an epoch too. What is passed over is not decoded.
@@ -66,7 +81,7 @@ def batches(
     Raises:
         UsageError: an empty or unknown split, an unknown augmentation, a batch size below 1.
     """
-    change = augmentations.get(augment)
+    policy = augmentations.get(augment)
     size = source.require(split)
     if batch_size < 1:
         raise UsageError(f"data.batch_size is {batch_size}: it is at least 1")
@@ -75,22 +90,34 @@ def batches(
         dataset = _fitted(source.records(split), source, image_shape, batch_size)
         dataset = dataset.cache() if small else dataset
         return dataset.map(_as_floats).map(lambda r: (r["image"], r["label"])).prefetch(AUTOTUNE)
-    steps = max(1, size // batch_size)
 
-    def finish(step: tf.Tensor, batch: Record) -> tuple[tf.Tensor, tf.Tensor]:
-        images = change(batch["image"], _key(seed, AUGMENTING, step // steps, step % steps))
-        return tf.cast(images, tf.float32), batch["label"]
+    def changed(images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+        if policy.pad:
+            images = moved(images, policy.pad, fold(keys, WINDOW))
+        if policy.mirror:
+            images = mirrored(images, fold(keys, MIRROR))
+        images = tf.cast(images, tf.float32)
+        for strength, change, number in (
+            (randaugment, rand_augmented, RANDAUGMENT),
+            (policy.colour, jittered, COLOUR),
+            (policy.pca, along_components, COMPONENTS),
+        ):
+            if strength:
+                images = on_colour(change, images, strength, fold(keys, number))
+        return erased(images, erasing, fold(keys, ERASING)) if erasing else images
 
-    batched = (_from_memory if small else _streamed)(source, split, image_shape, batch_size)
+    def finish(batch: Record) -> tuple[tf.Tensor, tf.Tensor]:
+        images, labels = changed(batch["image"], batch["key"]), batch["label"]
+        if mixup or cutmix:
+            labels = tf.one_hot(labels, len(source.labels))
+            images, labels = mixed(images, labels, mixup, cutmix, fold(batch["key"], MIXING))
+        return images, labels
 
-    def following(epoch: tf.Tensor) -> tf.data.Dataset:
-        done = tf.where(epoch == first_step // steps, first_step % steps, 0)
-        return batched(_key(seed, SHUFFLING, epoch), done)
-
+    # A part that is cut out is best cut out of the original, unless that is no larger.
+    whole = not policy.cuts or (source.size is not None and source.size <= min(image_shape[:2]))
+    read = _from_memory if small and whole else _from_storage
     return (
-        tf.data.Dataset.range(first_step // steps, FOREVER)
-        .flat_map(following)
-        .enumerate(first_step)
+        read(source, split, image_shape, min(batch_size, size), policy, seed, first_step)
         .map(finish, num_parallel_calls=AUTOTUNE, deterministic=True)
         .prefetch(AUTOTUNE)
     )
@@ -132,82 +159,16 @@ def read_whole(path: str | os.PathLike[str], channels: int) -> tf.Tensor:
     Raises:
         UsageError: the file is missing, too large or not a sound image.
     """
-    if why := problem(os.fspath(path)):
+    verdict = look(path)
+    if not verdict.usable:
+        why = verdict.findings[0][1]
         raise UsageError(f'cannot read the image "{shown(os.fspath(path))}": {why}')
-    return decode(tf.io.read_file(os.fsencode(path)), channels)
-
-
-def fit_image(image: tf.Tensor, image_shape: Shape) -> tf.Tensor:
-    """Return an image at a network's size: the short side resized to fit, the centre cut out.
-
-    Bilinear with antialiasing, and rounded, which is PIL's resize to within a grey level; nothing
-    is done to an image that has the size already.
-
-    Args:
-        image: (height, width, channels) or a batch of such, 1 to 4 channels from 0 to 255.
-        image_shape: the height, width and channels to return: 1, 3 or 4 channels.
-
-    Returns:
-        float32, whole numbers from 0 to 255.
-
-    >>> fit_image(tf.zeros((375, 500, 3), tf.uint8), (224, 224, 1)).shape
-    TensorShape([224, 224, 1])
-    """
-    height, width, channels = image_shape
-    pixels = tf.cast(with_channels(image, channels), tf.float32)
-    if pixels.shape[-3:-1] == (height, width):
-        return pixels
-    given = tf.shape(pixels)[-3:-1]
-
-    def resized() -> tf.Tensor:
-        sides = tf.cast(given, tf.float64)
-        scale = tf.reduce_max(tf.constant((height, width), tf.float64) / sides)
-        size = tf.maximum(tf.cast(tf.round(sides * scale), tf.int32), (height, width))
-        return resized_part(pixels, size, (size - (height, width)) // 2, (height, width))
-
-    fitted = tf.cond(tf.reduce_all(given == (height, width)), lambda: pixels, resized)
-    return tf.ensure_shape(fitted, (*image.shape[:-3], *image_shape))
-
-
-def resized_part(image: tf.Tensor, size: tf.Tensor, start: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
-    """Return a part of an image as it is at another size, where only the part is made.
-
-    Bilinear with antialiasing, and rounded: what `fit_image` does.
-
-    Args:
-        image: float32 (..., height, width, channels) from 0 to 255.
-        size: height and width of the whole image once it is resized.
-        start: row and column of the resized image at which the part begins.
-        part: height and width of the part.
-
-    Returns:
-        float32 (..., height, width, channels), whole numbers from 0 to 255.
-
-    >>> image = tf.constant([[[0.0], [90.0]]])
-    >>> resized_part(image, (2, 4), (0, 1), (1, 3))[..., 0].numpy().tolist()
-    [[22.0, 68.0, 90.0]]
-    """
-    given, channels = tf.shape(image)[-3:-1], image.shape[-1]
-    # What tf.image.resize runs, but of the part that is kept alone: a long narrow image would
-    # swell beyond all memory.
-    cut = tf.raw_ops.ScaleAndTranslate(
-        images=tf.reshape(image, (-1, given[0], given[1], channels)),
-        size=part,
-        scale=tf.cast(size, tf.float32) / tf.cast(given, tf.float32),
-        translation=-tf.cast(start, tf.float32),
-        kernel_type="triangle",
-        antialias=True,
-    )
-    cut = tf.reshape(cut, tf.concat([tf.shape(image)[:-3], part, (channels,)], 0))
-    return tf.clip_by_value(tf.round(cut), 0.0, 255.0)
+    data = tf.io.read_file(os.fsencode(path))
+    return decode(data, channels, verdict.orientation)
 
 
 def _fitted(
-    records: tf.data.Dataset,
-    source: Source,
-    image_shape: Shape,
-    batch_size: int,
-    drop_remainder: bool = False,
+    records: tf.data.Dataset, source: Source, image_shape: Shape, batch_size: int
 ) -> tf.data.Dataset:
     """Return batches of records, their images decoded and fitted, as uint8."""
 
@@ -220,10 +181,8 @@ def _fitted(
     images = records.map(read, num_parallel_calls=AUTOTUNE, deterministic=True)
     # Images of one size are fitted by the batch, which for small ones takes a third of the time.
     if images.element_spec["image"].shape.is_fully_defined():
-        together = images.batch(batch_size, drop_remainder=drop_remainder)
-        return together.map(fit, num_parallel_calls=AUTOTUNE, deterministic=True)
-    fitted = images.map(fit, num_parallel_calls=AUTOTUNE, deterministic=True)
-    return fitted.batch(batch_size, drop_remainder=drop_remainder)
+        return images.batch(batch_size).map(fit, num_parallel_calls=AUTOTUNE, deterministic=True)
+    return images.map(fit, num_parallel_calls=AUTOTUNE, deterministic=True).batch(batch_size)
 
 
 def _as_floats(batch: Record) -> Record:
@@ -231,23 +190,26 @@ def _as_floats(batch: Record) -> Record:
 
 
 def _from_memory(
-    source: Source, split: str, image_shape: Shape, batch_size: int
-) -> Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset]:
+    source: Source,
+    split: str,
+    image_shape: Shape,
+    batch_size: int,
+    policy: Policy,
+    seed: int,
+    first_step: int,
+) -> tf.data.Dataset:
     """Read a split once; an epoch is then an order of its rows, and a batch is one gather."""
-    size = source.sizes[split]
-    steps = max(1, size // batch_size)
     images, labels = _pixels(source, split, image_shape)
 
-    def fetch(rows: tf.Tensor) -> Record:
-        return {"image": tf.gather(images, rows), "label": tf.gather(labels, rows)}
+    def fetch(batch: Record) -> Record:
+        found = tf.gather(images, batch["row"])
+        if policy.cuts:
+            found = cut(found, policy, fold(batch["key"], WINDOW))
+        return {"image": found, "label": tf.gather(labels, batch["row"]), "key": batch["key"]}
 
-    def epoch(key: tf.Tensor, done: tf.Tensor) -> tf.data.Dataset:
-        rows = tf.random.experimental.stateless_shuffle(tf.range(size), key)
-        rows = tf.reshape(rows[: steps * batch_size], (steps, -1))
-        batched = tf.data.Dataset.from_tensor_slices(rows[done:])
-        return batched.map(fetch, num_parallel_calls=AUTOTUNE, deterministic=True)
-
-    return epoch
+    rows = order.rows(source.sizes[split], batch_size, seed, first_step)
+    batched = rows.batch(batch_size, drop_remainder=True)
+    return batched.map(fetch, num_parallel_calls=AUTOTUNE, deterministic=True)
 
 
 def _pixels(source: Source, split: str, image_shape: Shape) -> tuple[tf.Tensor, tf.Tensor]:
@@ -273,27 +235,38 @@ def _pixels(source: Source, split: str, image_shape: Shape) -> tuple[tf.Tensor, 
     return kept
 
 
-def _streamed(
-    source: Source, split: str, image_shape: Shape, batch_size: int
-) -> Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset]:
-    """Shuffle what is cheap to hold, paths or encoded images, and decode behind it."""
-    size = source.sizes[split]
-    steps = max(1, size // batch_size)
-    records = source.records(split)
-    buffer = min(size, max(1024, SHUFFLE_BYTES // max(1, source.record_bytes)))
+def _from_storage(
+    source: Source,
+    split: str,
+    image_shape: Shape,
+    batch_size: int,
+    policy: Policy,
+    seed: int,
+    first_step: int,
+) -> tf.data.Dataset:
+    """Order what is cheap to hold, paths or encoded images, and decode behind it."""
+    height, width, channels = image_shape
 
-    def epoch(key: tf.Tensor, done: tf.Tensor) -> tf.data.Dataset:
-        number = tf.random.stateless_uniform((), key, None, None, tf.int64)
-        shuffled = records.shuffle(buffer, seed=number, reshuffle_each_iteration=False)
-        left = shuffled.skip(tf.cast(done, tf.int64) * batch_size)
-        return _fitted(left, source, image_shape, batch_size).take(steps - tf.cast(done, tf.int64))
+    def part(image: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        data, orientation = source.load(image)
+        # The part is chosen in the image as it lies, which may have to be turned.
+        wanted = tf.where(orientation >= 5, (width, height), (height, width))
 
-    return epoch
+        def choose(sides: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            return window(policy, key, tf.unstack(sides), tf.unstack(wanted))
 
+        found = tf.cast(decode_part(data, choose, channels, orientation), tf.float32)
+        return resized_part(found, (height, width), (0, 0), (height, width))
 
-def _key(seed: int, *numbers: int | tf.Tensor) -> tf.Tensor:
-    """Return the two numbers that stateless operations take, another pair for other numbers."""
-    key = tf.constant((seed, 0), tf.int64)
-    for number in numbers:
-        key = tf.random.fold_in(key, tf.cast(number, tf.int64))
-    return key
+    def fetch(record: Record) -> Record:
+        if policy.cuts:
+            found = part(record["image"], fold(record["key"], WINDOW))
+        else:
+            found = fit_image(source.read(record["image"]), image_shape)
+        pixels = tf.ensure_shape(tf.cast(found, tf.uint8), image_shape)
+        return {"image": pixels, "label": record["label"], "key": record["key"]}
+
+    ordered = order.listed if source.columns else order.streamed
+    records = ordered(source, split, batch_size, seed, first_step)
+    read = records.map(fetch, num_parallel_calls=AUTOTUNE, deterministic=True)
+    return read.batch(batch_size, drop_remainder=True)

@@ -31,8 +31,10 @@ class Source:
         ignored: how many entries of a folder are not used: hidden, or not one of `SUFFIXES`.
         size: the height and width of the images, where all have one and are square.
         record_bytes: about how many bytes a record of `records` takes.
-        records: split -> {"image": path or encoded bytes, "label": int64, "file": string} in order.
+        records: split -> {"image": what `load` takes, "label": int64, "file": string} in order.
+        load: the "image" of a record -> the encoded image and its EXIF orientation.
         read: the "image" of a record -> uint8 pixels (height, width, channels).
+        columns: split -> all of its records, a tensor for each part, where they can be listed.
         kept: what of it is in memory, for whoever asks again.
     """
 
@@ -45,7 +47,9 @@ class Source:
     size: int | None
     record_bytes: int = field(repr=False)
     records: Callable[[str], tf.data.Dataset] = field(repr=False)
-    read: Callable[[tf.Tensor], tf.Tensor] = field(repr=False)
+    load: Callable[[Any], tuple[tf.Tensor, tf.Tensor]] = field(repr=False)
+    read: Callable[[Any], tf.Tensor] = field(repr=False)
+    columns: Callable[[str], dict[str, Any]] | None = field(default=None, repr=False)
     kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def dataset(self, split: str) -> tf.data.Dataset:

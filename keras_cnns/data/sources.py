@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
-from keras_cnns.data.folders import open_folder
+from keras_cnns.data.folders import diagnose_folder, open_folder
 from keras_cnns.data.source import Cut, Source
 from keras_cnns.data.tfds_sets import TFDS_NAME, open_tfds, prepared, tfds_names
 from keras_cnns.errors import UsageError
@@ -58,6 +59,20 @@ def open_source(
     if channels == 4:
         raise UsageError(f'data.channels is 4, but "{text}" has no alpha: use 1 or 3')
     return open_tfds(text, _data_dir(data_dir), channels, cut)
+
+
+def diagnose(name: str) -> dict[str, Any]:
+    """Return what is wrong with a folder of images, as `doctor.diagnose` says it.
+
+    Raises:
+        UsageError: there is no such folder, or it is not one of images by class.
+    """
+    if not _is_folder(name, None):
+        raise UsageError(
+            f'"{name}" is not a folder: the doctor looks at folders with a sub-folder of images '
+            "for each class; TFDS checks its own sets as it prepares them"
+        )
+    return diagnose_folder(name)
 
 
 def _data_dir(given: str | os.PathLike[str] | None) -> Path:

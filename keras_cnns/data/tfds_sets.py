@@ -93,6 +93,8 @@ def open_tfds(name: str, data_dir: Path, channels: int | None, cut: Cut) -> Sour
         size=own_shape[0] if own_shape[0] == own_shape[1] else None,
         record_bytes=info.splits["train"].num_bytes // max(1, totals["train"]),
         records=records,
+        # What the records were made of may have had one; they have not.
+        load=lambda image: (image, 1),
         read=read,
     )
 

@@ -111,6 +111,46 @@ def test_what_is_passed_over_is_not_decoded(tmp_path, monkeypatch):
     assert rest[:, 0, 0, 0].tolist() == images[8:].tolist()
 
 
+EVERYTHING = {"randaugment": 9, "erasing": 0.5, "mixup": 0.2, "cutmix": 1.0}
+
+
+@pytest.mark.parametrize("name", data.AUGMENTATIONS)
+def test_what_happens_to_an_image_does_not_depend_on_the_batch(folder, either, name):
+    """Batches of 4 and of 12 hold the same bytes, with every augmentation there is."""
+    options = {"augment": name, "seed": 3, **EVERYTHING}
+    few = epoch(train(folder, batch_size=4, **options), steps=9)
+    many = epoch(train(folder, batch_size=12, **options), steps=3)
+    assert same(few, many)
+    assert few[0].min() >= 0
+    assert few[0].max() <= 255
+    again = epoch(train(folder, batch_size=12, **options), 1, steps=3)
+    assert not np.array_equal(many[0], again[0])
+
+
+@pytest.mark.parametrize("name", ["crop", "inception"])
+def test_large_colour_photos_in_any_company(tmp_path, name):
+    """The same with parts that are cut out of the files, on one thread and on several."""
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        path = tmp_path / "ab"[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        size = (48 + number, 60 - number, 3)
+        Image.fromarray(rng.integers(0, 256, size, np.uint8)).save(path)
+    source = data.open_source(str(tmp_path), validation=0, test=0)
+    single = tf.data.Options()
+    single.threading.private_threadpool_size = 1
+    one = train(source, (32, 32, 3), batch_size=2, augment=name, **EVERYTHING)
+    four = train(source, (32, 32, 3), batch_size=8, augment=name, **EVERYTHING)
+    assert same(epoch(one.with_options(single), steps=4), epoch(four, steps=1))
+
+
+def test_labels_in_parts_where_images_are_mixed(folder):
+    images, labels = train(folder, mixup=0.2).element_spec
+    assert (labels.dtype, labels.shape) == (tf.float32, (8, 2))
+    found = next(train(folder, cutmix=1.0).as_numpy_iterator())[1]
+    assert found.sum(1) == pytest.approx(1)
+
+
 def test_neither_threads_nor_other_random_numbers_matter(folder):
     expected = epoch(train(folder, augment="crop"))
     options = tf.data.Options()

@@ -11,7 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from keras_cnns.data import SPLITS, images, open_source, source, tfds_sets
+from keras_cnns.data import SPLITS, images, open_source, source, tfds_sets, verdict
 from keras_cnns.errors import UsageError
 
 
@@ -199,11 +199,11 @@ def test_what_passes_the_check_can_be_decoded(tmp_path, side, lost):
     Image.fromarray(noise).save(tmp_path / "1.jpg")
     data = (tmp_path / "1.jpg").read_bytes()
     (tmp_path / "1.jpg").write_bytes(data[: len(data) - lost])
-    why = images.problem(str(tmp_path / "1.jpg"))
-    assert lost or not why
-    if not why:
+    usable = verdict.look(tmp_path / "1.jpg").usable
+    assert lost or usable
+    if usable:
         assert images.decode((tmp_path / "1.jpg").read_bytes(), 3).shape == (side, side, 3)
-    assert why or lost < 2000
+    assert not usable or lost < 2000
 
 
 def test_file_names_need_not_be_text(folder):
@@ -263,56 +263,24 @@ def test_empty_test_folder(folder, tmp_path):
         open_source(str(root))
 
 
-def truncated(path):
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    Image.fromarray(noise).save(path)
-    path.write_bytes(path.read_bytes()[:-400])
-
-
-@pytest.mark.parametrize(
-    ("name", "spoil", "why"),
-    [
-        ("bad.jpg", truncated, "truncated"),
-        ("bad.png", truncated, ""),
-        ("bad.png", lambda path: path.write_bytes(b""), "empty"),
-        ("bad.jpg", lambda path: path.write_text("<html>"), "not a JPEG"),
-        ("bad.jpg", lambda path: Image.new("RGB", (4, 4)).save(path, "TIFF"), "not a JPEG"),
-        ("bad.png", lambda path: path.symlink_to("nowhere.png"), "No such file"),
-        ("bad.png", lambda path: Image.new("1", (9000, 9000)).save(path), "64,000,000"),
-        ("bad.png", lambda path: Image.new("1", (14000, 14000)).save(path), "64,000,000"),
-        (
-            "bad.webp",
-            lambda path: Image.new("RGB", (4, 4)).save(
-                path, save_all=True, append_images=[Image.new("RGB", (4, 4), (9, 9, 9))]
-            ),
-            "animated",
-        ),
-        ("bad.bmp", lambda path: Image.new("P", (4, 4)).save(path), "palette"),
-        ("two\nlines.png", lambda path: path.write_text("?"), r"two\nlines.png"),
-    ],
-)
-def test_unreadable_image_is_named(tmp_path, name, spoil, why):
-    for label in ("cat", "dog"):
-        picture(tmp_path / label / "1.png")
-    spoil(tmp_path / "dog" / name)
-    with refused("cannot read the image", f"{tmp_path / 'dog'}", name.partition("\n")[2], why):
-        open_source(str(tmp_path))
-
-
-def test_unreadable_image_of_test_is_named(folder, tmp_path):
-    root = tmp_path / "split"
-    (root / "test" / "cat").mkdir(parents=True)
-    (root / "train").symlink_to(folder)
-    (root / "test" / "cat" / "1.gif").write_text("?")
-    with refused("cannot read the image", str(root / "test" / "cat" / "1.gif")):
-        open_source(str(root))
-
-
-def test_unreadable_images_are_counted(folder):
-    for number in range(3):
-        (folder / "dog" / f"{number:02} ü.png").write_text("?")
-    with refused("and 2 more"):
+def test_a_class_of_nothing_but_bad_images(folder):
+    for path in (folder / "dog").iterdir():
+        path.write_text("?")
+    with refused('class "dog"', "no images that can be used", "left out 10 of 40", "not a JPEG"):
         open_source(str(folder))
+
+
+def test_bad_images_are_left_out_and_named(folder, tmp_path, capsys):
+    for number in range(5):
+        (folder / "dog" / f"{number:02} ü.png").write_text("?" * number)
+    source = open_source(str(folder), validation=0, test=0)
+    assert source.sizes["train"] == 35
+    assert len(grey_values(source, "train")) == 35
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"{folder}: left out 5 of 40 images: dog{os.sep}00 ü.png (it is empty), "
+    )
+    assert line.endswith("and 2 more")
 
 
 @pytest.mark.parametrize(
@@ -336,9 +304,9 @@ def test_splits_that_are_not_there(folder):
         source.dataset("tset")
 
 
-def test_mistakes_are_found_before_tensorflow(folder, tmp_path):
+def test_mistakes_are_found_before_tensorflow(folder):
     """In a process of its own, as other tests have imported it here."""
-    (folder / "cat" / "00 ü.png").write_text("?")
+    (folder / "cow").mkdir()
     code = """
 import sys
 from keras_cnns.data import open_source
@@ -353,7 +321,7 @@ print("tensorflow" in sys.modules, "keras" in sys.modules)
     command = [sys.executable, "-c", code, str(folder), "no/folder", "cifr10", "cifar10"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
     assert len(lines) == 6
-    assert "00 ü.png" in lines[0]
+    assert 'class "cow"' in lines[0]
     assert lines[4] == "False False"
 
 

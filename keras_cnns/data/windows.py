@@ -1,0 +1,140 @@
+"""Which part of an image a training sees, drawn by the image's key."""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+from keras_cnns.data.augment import CROP, Policy
+from keras_cnns.data.draws import fold, uniform, whole
+
+TRIES = 10
+Sides = tuple[tf.Tensor | float, tf.Tensor | float]
+
+
+def window(
+    policy: Policy, keys: tf.Tensor, given: Sides, wanted: Sides
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Return the top, left, height and width, in pixels, of what a policy cuts out of images.
+
+    Args:
+        policy: one that `cuts`.
+        keys: one, or one for each of several images of one size.
+        given: height and width of the image.
+        wanted: those that its part is to get.
+
+    Returns:
+        float32 of the shape of the keys; the part lies in the image.
+    """
+    height, width = (tf.cast(side, tf.float32) for side in given)
+    if policy.area:
+        return _area(keys, height, width, policy.area)
+    assert policy.side
+    return _side(keys, height, width, wanted, policy.side, policy.centred)
+
+
+def _area(
+    keys: tf.Tensor, height: tf.Tensor, width: tf.Tensor, part: tuple[float, float]
+) -> tuple[tf.Tensor, ...]:
+    """Draw area and proportions until they fit; where none does, take the middle."""
+    tries = fold(keys[..., None], tf.range(TRIES))
+    area = uniform(tries, 0, *part) * height * width
+    ratio = tf.exp(uniform(tries, 1, -1.0, 1.0) * math.log(4 / 3))
+    tall, wide = tf.sqrt(area / ratio), tf.sqrt(area * ratio)
+    fits = (tall <= height) & (wide <= width)
+    found = tf.reduce_any(fits, -1)
+    first = tf.argmax(tf.cast(fits, tf.int32), -1)
+    tall = tf.gather(tall, first, axis=-1, batch_dims=keys.shape.rank)
+    wide = tf.gather(wide, first, axis=-1, batch_dims=keys.shape.rank)
+    tall = tf.where(found, tall, tf.minimum(height, width * 4 / 3))
+    wide = tf.where(found, wide, tf.minimum(width, height * 4 / 3))
+    top = tf.where(found, uniform(keys, TRIES), 0.5) * (height - tall)
+    left = tf.where(found, uniform(keys, TRIES + 1), 0.5) * (width - wide)
+    return top, left, tall, wide
+
+
+def _side(
+    keys: tf.Tensor,
+    height: tf.Tensor,
+    width: tf.Tensor,
+    wanted: Sides,
+    side: tuple[int, int],
+    centred: bool,
+) -> tuple[tf.Tensor, ...]:
+    """Cut `wanted` out of the image with its short side resized to one that is drawn."""
+    rows, columns = (tf.cast(length, tf.float32) for length in wanted)
+    larger = tf.cast(side[0] + whole(keys, 0, side[1] - side[0] + 1), tf.float32) / CROP
+    # The largest part of these proportions, and how much smaller than it the one cut out is.
+    fitting = tf.minimum(height / rows, width / columns)
+    tall, wide = rows * fitting / larger, columns * fitting / larger
+    region = (rows * fitting, columns * fitting) if centred else (height, width)
+    top = (height - region[0]) / 2 + uniform(keys, 1) * (region[0] - tall)
+    left = (width - region[1]) / 2 + uniform(keys, 2) * (region[1] - wide)
+    return top, left, tall, wide
+
+
+def cut(images: tf.Tensor, policy: Policy, keys: tf.Tensor) -> tf.Tensor:
+    """Return the part of each image that a policy cuts out, enlarged to the size of the image.
+
+    Args:
+        images: (n, height, width, channels), of any type, 0 to 255.
+        policy: one that `cuts`.
+        keys: (n,)
+
+    Returns:
+        float32 (n, height, width, channels): bilinear.
+    """
+    height, width = images.shape[1:3]
+    top, left, tall, wide = window(policy, keys, (height, width), (height, width))
+    down, right = tall / height, wide / width
+    zero = tf.zeros_like(top)
+    # Where the centre of each pixel comes from: the operation counts from centre to centre.
+    x, y = left + 0.5 * right - 0.5, top + 0.5 * down - 0.5
+    rows = tf.stack([right, zero, x, zero, down, y, zero, zero], axis=1)
+    return transformed(tf.cast(images, tf.float32), rows, "BILINEAR", "NEAREST")
+
+
+def transformed(images: tf.Tensor, rows: tf.Tensor, interpolation: str, fill: str) -> tf.Tensor:
+    """Return images whose pixel at x, y is what was at a0 x + a1 y + a2, b0 x + b1 y + b2.
+
+    Args:
+        images: (n, height, width, channels).
+        rows: (n, 8): a0, a1, a2, b0, b1, b2, 0, 0.
+        interpolation: "NEAREST" or "BILINEAR".
+        fill: "NEAREST", or "CONSTANT" for middle grey outside.
+    """
+    return tf.ensure_shape(
+        tf.raw_ops.ImageProjectiveTransformV3(
+            images=images,
+            transforms=rows,
+            output_shape=images.shape[1:3],
+            interpolation=interpolation,
+            fill_mode=fill,
+            fill_value=128.0,
+        ),
+        images.shape,
+    )
+
+
+def moved(images: tf.Tensor, part: float, keys: tf.Tensor) -> tf.Tensor:
+    """Move each image by up to a part of its size, over black.
+
+    Args:
+        images: (n, height, width, channels) of any type, which is kept.
+        part: of height and width.
+        keys: (n,)
+    """
+    height, width = images.shape[1:3]
+    down, right = int(height * part), int(width * part)
+    padded = tf.pad(images, ((0, 0), (down, down), (right, right), (0, 0)))
+    rows = whole(keys, 0, 2 * down + 1)[:, None] + tf.range(height)
+    columns = whole(keys, 1, 2 * right + 1)[:, None] + tf.range(width)
+    kept = tf.gather(padded, rows, axis=1, batch_dims=1)
+    return tf.ensure_shape(tf.gather(kept, columns, axis=2, batch_dims=1), images.shape)
+
+
+def mirrored(images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+    """Mirror one image in two, left and right."""
+    chosen = tf.reshape(uniform(keys, 0) < 0.5, (-1, 1, 1, 1))
+    return tf.where(chosen, images[:, :, ::-1], images)
