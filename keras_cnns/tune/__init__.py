@@ -148,7 +148,8 @@ def tune(
         if place:
             machines.direct(search, place, out, _about(recipe, source), patience)
         else:
-            _here(search, recipe, out)
+            with Trainer() as trainer:
+                train_here(search, recipe, out, trainer)
         found = write()
     if len(found["trials"]) < trials:
         print(f"the space has only {len(found['trials'])} networks to try", file=sys.stderr)
@@ -263,12 +264,11 @@ def _open_folder(out: Path, recipe: Recipe, settings: Mapping[str, Any]) -> None
     runs.write_text(place, json.dumps(kept, indent=1) + "\n")
 
 
-def _here(search: Search, recipe: Recipe, out: Path) -> None:
-    """Train all trials on this machine, one after another."""
-    with Trainer() as trainer:
-        while isinstance(order := search.take("here"), dict):
-            outcome = trainer.run(job(order, recipe, out), more=search.more(order["id"]))
-            search.finish(order["id"], outcome or {})
+def train_here(search: Search, recipe: Recipe, out: Path, trainer: Trainer) -> None:
+    """Train all trials of a search on this machine, one after another."""
+    while isinstance(order := search.take("here"), dict):
+        outcome = trainer.run(job(order, recipe, out), more=search.more(order["id"]))
+        search.finish(order["id"], outcome or {})
 
 
 def _found(plan: Plan, book: Book, start: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, Self
 from keras_cnns import recipe as recipes
 from keras_cnns.recipe import Recipe
 
+SECONDS = 10.0  # for a process to end that has answered
 TRIAL = (sys.executable, "-m", "keras_cnns.tune.trial")
 
 Order = dict[str, Any]
@@ -62,13 +63,17 @@ class Process:
                 return None
         answer = self.popen.stdout.readline()
         try:
-            return json.loads(answer)
+            outcome = json.loads(answer)
         except ValueError:
-            return {"why": self._reason()}
+            outcome = None
+        return outcome if isinstance(outcome, dict) else {"why": self._reason()}
 
     def _reason(self) -> str:
         """Return why the process ended without an answer."""
-        status = self.popen.wait()
+        try:
+            status = self.popen.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            return "an answer that is none"
         self.said.seek(0)
         lines = self.said.read().decode(errors="replace").strip().splitlines()
         last = f": {lines[-1].strip()}" if lines else ""

@@ -1,0 +1,207 @@
+"""A search on one machine: budgets, failures, kills. Its trials are stub.py's, but for the last."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from keras_cnns import tune
+from keras_cnns.errors import UsageError
+from keras_cnns.tune.book import Book, alone
+from keras_cnns.tune.engine import LOSSES, Search
+from keras_cnns.tune.steps import Wait
+from keras_cnns.tune.trainer import Trainer
+
+sys.path.insert(0, str(Path(__file__).parent))
+import driver
+
+
+def searched(folder, plan):
+    folder.mkdir(exist_ok=True)
+    search = Search(plan, Book(folder / "trials"))
+    with Trainer(driver.STUB) as trainer:
+        tune.train_here(search, plan.recipe, folder, trainer)
+    return Book(folder / "trials")
+
+
+def distinct(records, plan):
+    return {plan.market.key(record["values"]) for record in records}
+
+
+def test_all_trials_are_new_and_within_the_budget_and_the_first_is_the_papers(tmp_path):
+    plan = driver.plan(12)
+    trials = searched(tmp_path, plan).trials()
+    assert [trial["id"] for trial in trials] == [f"{i:04d}" for i in range(12)]
+    assert {trial["status"] for trial in trials} == {"completed"}
+    assert trials[0]["values"] == plan.market.space.default
+    assert max(trial["macs"] for trial in trials) == trials[0]["macs"] == 416_520
+    assert len(distinct(trials, plan)) == 12
+    again = searched(tmp_path, plan._replace(trials=14)).trials()
+    assert again[:12] == trials
+    assert len(distinct(again, plan)) == 14
+
+
+def test_the_same_seed_is_the_same_search(tmp_path):
+    one, other = (searched(tmp_path / name, driver.plan(6)).trials() for name in "ab")
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("kill", "killed by SIGKILL, as a system does that is out of memory"),
+        ("exit", "ended with status 3: a library's last words"),
+        ("crash", "killed by SIGSEGV"),
+        ("nan", "the score is no number"),
+        ("chatter", "ended with status 0"),
+        ("fail", "out of memory: 3 GB"),
+    ],
+)
+def test_a_failure_is_its_trials_own(what, why, tmp_path, monkeypatch):
+    monkeypatch.setenv("STUB", json.dumps({"0001": what}))
+    trials = searched(tmp_path, driver.plan(3)).trials()
+    assert [trial["status"] for trial in trials] == ["completed", "failed", "completed"]
+    assert trials[1]["why"] == why
+    assert trials[1]["score"] is None
+    assert trials[1]["macs"] > 0
+
+
+def test_what_is_too_slow_is_measured_and_not_counted(tmp_path, monkeypatch):
+    monkeypatch.setenv("STUB", json.dumps({"0000": "slow", "0002": "slow"}))
+    plan = driver.plan(3, max_latency_ms=10.0)
+    book = searched(tmp_path, plan)
+    statuses = [trial["status"] for trial in book.trials()]
+    assert statuses == ["refused", "completed", "refused", "completed", "completed"]
+    assert book.records["0002"]["why"] == "12.3 ms as tflite, above --max-latency-ms 10"
+    found = tune.answer.summary(book.trials(), plan.market)
+    assert [trial["id"] for trial in found["trials"]] == ["0001", "0003", "0004"]
+    assert [trial["id"] for trial in found["refused"]] == ["0000", "0002"]
+    assert found["paper"] is None
+
+
+def test_a_limit_that_none_keeps_ends_the_search(tmp_path, monkeypatch):
+    monkeypatch.setenv("STUB", json.dumps({f"{i:04d}": "slow" for i in range(99)}))
+    with pytest.raises(UsageError, match=r"none of 20 networks in a row .* the fastest took 12.3"):
+        searched(tmp_path, driver.plan(3, max_latency_ms=10.0))
+
+
+def test_a_search_that_is_killed_loses_and_repeats_nothing(tmp_path, monkeypatch):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    plan = driver.plan(12)
+    expected = searched(whole, plan).trials()
+    killed.mkdir()
+    monkeypatch.setenv("STUB", json.dumps({"seconds": 0.15, "log": str(tmp_path / "log")}))
+    command = [sys.executable, driver.__file__, str(killed), "12", "here"]
+    seen = 0
+    for _ in range(3):
+        process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 60
+        while len(list(killed.glob("trials/*.json"))) < seen + 2:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+        seen = len(list(killed.glob("trials/*.json")))
+        assert seen < 12
+    subprocess.run(command, check=True, capture_output=True)
+    found = Book(killed / "trials").trials()
+    assert found == expected
+    # What was at work when the kill came is all that was trained twice.
+    trained = [line.split()[0] for line in (tmp_path / "log").read_text().splitlines()]
+    assert len(trained) - len(set(trained)) <= 3
+    assert not list(killed.glob("trials/.*"))
+
+
+def test_a_trial_does_not_outlive_its_search(tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    monkeypatch.setenv("STUB", json.dumps({"seconds": 60, "log": str(log)}))
+    command = [sys.executable, driver.__file__, str(tmp_path), "2", "here"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not log.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert children
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_folder_is_one_searchs(tmp_path):
+    with (
+        alone(tmp_path),
+        pytest.raises(UsageError, match="another search is at work"),
+        alone(tmp_path),
+    ):
+        pass
+    with alone(tmp_path):
+        pass
+
+
+def test_a_torn_record_is_named(tmp_path):
+    searched(tmp_path, driver.plan(1))
+    (tmp_path / "trials" / "0000.json").write_text('{"id": ')
+    with pytest.raises(UsageError, match=r"0000.json is no record"):
+        Book(tmp_path / "trials")
+
+
+def test_the_space_ends(tmp_path):
+    shop = driver.market("resnet20_cifar", 32, "depths")
+    shop.space.choices["stages.0.depth"] = shop.space.choices["stages.1.depth"] = (1.0,)
+    plan = driver.plan(99, market=shop)
+    trials = searched(tmp_path, plan).trials()
+    assert len(trials) == 4  # 1 to 4 blocks
+    assert Search(plan, Book(tmp_path / "trials")).take("here") is None
+
+
+def test_a_lost_workers_trial_is_anothers_and_not_for_ever(tmp_path):
+    search = Search(driver.plan(1), Book(tmp_path / "trials"), lease=0.0)
+    for i in range(LOSSES):
+        order = search.take(f"worker {i}")
+        assert order["id"] == "0000"
+        time.sleep(0.001)
+    assert search.take("worker") is None
+    assert search.book.records["0000"]["why"] == f"{LOSSES} workers were lost with it"
+
+
+def test_a_worker_that_asks_twice_gets_the_same_trial(tmp_path):
+    search = Search(driver.plan(2), Book(tmp_path / "trials"))
+    first = search.take("a")
+    assert search.take("a") == first
+    assert search.take("b")["id"] == "0001"
+    assert search.take("c") == Wait()
+    assert not search.beat("b", "0000")
+    assert search.beat("a", "0000")
+    search.finish("0000", {"score": 0.5})
+    search.finish("0000", {"score": 0.9})  # another's, too late
+    assert search.book.records["0000"]["score"] == 0.5
+    assert not search.beat("a", "0000")
+
+
+def test_repeats_have_fresh_seeds_and_end_on_the_test_split(tmp_path, monkeypatch):
+    monkeypatch.setenv("STUB", json.dumps({"log": str(tmp_path / "log")}))
+    plan = driver.plan(4, repeat=3, finalists=2)
+    book = searched(tmp_path, plan)
+    assert len(book.trials()) == 4
+    repeats = book.repeats()
+    best = [trial["id"] for trial in tune.answer.finalists(book.trials(), plan.market, 2)]
+    assert "0000" not in best
+    assert {(r["of"], r["seed"]) for r in repeats} == {
+        (of, seed) for of in ("paper", *best) for seed in (1, 2, 3)
+    }
+    lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    assert {split for name, _, split, *_ in lines if name.startswith("0")} == {"validation"}
+    assert {split for name, _, split, *_ in lines if name.startswith("repeat")} == {"test"}
+    found = tune.answer.compared(repeats, best, "test")
+    assert [row["id"] for row in found["networks"]] == ["paper", *best]
+    assert all(row["seeds"] == [1, 2, 3] for row in found["networks"])

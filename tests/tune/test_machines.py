@@ -1,0 +1,225 @@
+"""A search on several machines: who may take part, and what happens when one of them dies."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from keras_cnns.cli import main
+from keras_cnns.errors import UsageError
+from keras_cnns.tune import machines, wire
+from keras_cnns.tune.book import Book
+from keras_cnns.tune.engine import Search
+from keras_cnns.tune.trainer import Trainer
+
+sys.path.insert(0, str(Path(__file__).parent))
+import driver
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Return what starts chiefs and workers, all of which are gone in the end."""
+    processes = []
+    monkeypatch.delenv(wire.SECRET, raising=False)
+
+    def start(*words):
+        command = [sys.executable, driver.__file__, *map(str, words)]
+        processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def port_of(chief):
+    while line := chief.stderr.readline():
+        if found := re.search(r"listening on 127.0.0.1:(\d+)", line):
+            return int(found[1])
+    raise AssertionError("the chief has ended")
+
+
+def records(folder):
+    return len(list((folder / "trials").glob("0*.json")))
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_chief_and_workers_survive_the_killing_of_each(tmp_path, started, monkeypatch):
+    monkeypatch.setenv("STUB", json.dumps({"seconds": 0.4, "log": str(tmp_path / "log")}))
+    out = tmp_path / "search"
+    out.mkdir()
+    chief = started(out, 10, "chief", "127.0.0.1:0")
+    port = port_of(chief)
+    place = f"127.0.0.1:{port}"
+    workers = [started(out, 10, "worker", place, name) for name in ("one", "two")]
+
+    wait_for(lambda: records(out) >= 3)
+    workers[0].send_signal(signal.SIGKILL)  # its trial is the other's, or the next one's
+    wait_for(lambda: records(out) >= 5)
+    chief.send_signal(signal.SIGKILL)
+    chief.wait()
+    time.sleep(0.5)  # the worker that is left finds nobody
+    chief = started(out, 10, "chief", place)
+    workers[0] = started(out, 10, "worker", place, "three")
+    wait_for(lambda: records(out) >= 7)
+    workers[1].send_signal(signal.SIGKILL)
+
+    assert chief.wait(60) == 0
+    assert workers[0].wait(60) == 0
+    plan = driver.plan(10)
+    trials = Book(out / "trials").trials()
+    assert [trial["id"] for trial in trials] == [f"{i:04d}" for i in range(10)]
+    assert {trial["status"] for trial in trials} == {"completed"}
+    assert trials[0]["values"] == plan.market.space.default
+    assert len({plan.market.key(trial["values"]) for trial in trials}) == 10
+    assert max(trial["macs"] for trial in trials) <= 416_520
+
+
+def test_a_finished_search_needs_no_workers(tmp_path, monkeypatch):
+    monkeypatch.delenv(wire.SECRET, raising=False)
+    search = Search(driver.plan(1), Book(tmp_path / "trials"), lease=0.2)
+    search.take("gone")
+    search.finish("0000", {"score": 0.5})
+    machines.direct(search, wire.Address("127.0.0.1", 0), tmp_path, {}, patience=60)
+
+
+def test_a_chief_without_workers_gives_up(tmp_path):
+    search = Search(driver.plan(1), Book(tmp_path / "trials"), lease=0.2)
+    with pytest.raises(UsageError, match="no worker was heard of for 0.3 s; the same command"):
+        machines.direct(search, wire.Address("127.0.0.1", 0), tmp_path, {}, patience=0.3)
+
+
+@pytest.fixture
+def chief(tmp_path, monkeypatch):
+    """Return the address of a chief that has one trial, and its search."""
+    monkeypatch.setenv(wire.SECRET, "a word")
+    search = Search(driver.plan(1), Book(tmp_path / "trials"), lease=0.2)
+    with wire.server(wire.Address("127.0.0.1", 0), "none", lambda *_: {}) as free:
+        place = wire.Address("127.0.0.1", free.server_address[1])
+    thread = threading.Thread(
+        target=machines.direct, args=(search, place, tmp_path, driver.ABOUT, 30), daemon=True
+    )
+    thread.start()
+
+    def listens():
+        with socket.socket() as probe:
+            return probe.connect_ex(place) == 0
+
+    wait_for(listens)
+    yield place, search
+    search.exhausted = True
+    for name in list(search.book.records):
+        search.finish(name, {"score": 0.5})
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_a_worker_of_another_search_is_told_so(chief, tmp_path):
+    with (
+        Trainer(driver.STUB) as trainer,
+        pytest.raises(UsageError, match="another search: recipe is \"LeNet-5's\" there and 'x'"),
+    ):
+        machines.serve(driver.recipe(), chief[0], tmp_path, {"recipe": "x"}, 5, trainer)
+
+
+def test_a_worker_without_the_secret_is_refused(chief, tmp_path, monkeypatch):
+    place, search = chief
+    with pytest.raises(wire.Refused, match="another secret"):
+        wire.ask(place, "another word", "take", {"worker": "w"})
+    assert not search.book.records
+    monkeypatch.delenv(wire.SECRET)
+    with Trainer(driver.STUB) as trainer, pytest.raises(UsageError, match="KERAS_CNNS_SECRET"):
+        machines.serve(driver.recipe(), place, tmp_path / "other", driver.ABOUT, 5, trainer)
+
+
+def test_nonsense_is_refused_and_harms_nothing(chief):
+    place, search = chief
+    for path, body, length, status in (
+        ("/take", b"[]", None, 400),
+        ("/take", b"not JSON", None, 400),
+        ("/nonsense", b'{"worker": "w"}', None, 400),
+        ("/take", b"", str(2**40), 413),
+        ("/finish", b'{"worker": "w", "id": "0000", "outcome": 3}', None, 400),
+        ("/finish", b'{"worker": "w", "id": "../x", "outcome": {"score": 1.0}}', None, 200),
+    ):
+        connection = http.client.HTTPConnection(*place, timeout=10)
+        headers = {"Authorization": "Bearer a word"}
+        headers["Content-Length"] = length or str(len(body))
+        connection.request("POST", path, body, headers)
+        assert connection.getresponse().status == status
+        connection.close()
+    assert not search.book.records
+
+
+def test_a_worker_waits_for_its_chief_and_not_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setenv(wire.SECRET, "a word")
+    with wire.server(wire.Address("127.0.0.1", 0), "none", lambda *_: {}) as free:
+        place = wire.Address("127.0.0.1", free.server_address[1])
+    start = time.monotonic()
+    with (
+        Trainer(driver.STUB) as trainer,
+        pytest.raises(UsageError, match=r"does not answer: .*; gave up after 0.5 s"),
+    ):
+        machines.serve(driver.recipe(), place, tmp_path, driver.ABOUT, 0.5, trainer)
+    assert 0.5 < time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("text", ["8.8.8.8:80", "0.0.0.0:80", "[::]:80", "[2001:4860::8888]:80"])
+def test_public_addresses_are_refused(text):
+    with pytest.raises(UsageError, match="neither a loopback nor a private address"):
+        wire.address(text)
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1", "localhost:x", ":80", "10.0.0.1:70000"])
+def test_what_is_no_address_is_refused(text):
+    with pytest.raises(UsageError, match="HOST:PORT"):
+        wire.address(text)
+
+
+def test_loopback_and_private_addresses_are_taken():
+    assert wire.address("localhost:70").host in ("127.0.0.1", "::1")
+    assert wire.address("192.168.1.5:70") == ("192.168.1.5", 70)
+    assert str(wire.address("[::1]:70")) == "[::1]:70"
+
+
+def test_the_secret_is_the_owners_alone(tmp_path, monkeypatch):
+    monkeypatch.delenv(wire.SECRET, raising=False)
+    word = wire.secret(tmp_path, make=True)
+    assert len(word) == 32
+    assert wire.secret(tmp_path) == word
+    assert os.stat(tmp_path / "secret").st_mode & 0o077 == 0
+
+
+def test_kerastuners_variables_are_heeded(tmp_path, monkeypatch):
+    words = ["tune", "lenet5", "--data", "digits", "--out", str(tmp_path / "x")]
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "chief")
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2
+    assert "KERASTUNER_ORACLE_PORT" in result.stderr
+    monkeypatch.setenv("KERASTUNER_ORACLE_IP", "8.8.8.8")
+    monkeypatch.setenv("KERASTUNER_ORACLE_PORT", "80")
+    for name in ("chief", "tuner0"):
+        monkeypatch.setenv("KERASTUNER_TUNER_ID", name)
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 2
+        assert "8.8.8.8 is neither a loopback nor a private address" in result.stderr
+    result = CliRunner().invoke(main, [*words, "--chief", "a:1", "--worker", "a:1"])
+    assert "--chief and --worker" in result.stderr
