@@ -36,11 +36,31 @@ Text = Annotated[
 ]
 Seed = Annotated[int, Rule("a whole number from 0 to 4294967295", lambda n: 0 <= n < 2**32)]
 Count = Annotated[int, Rule("a whole number of at least 1", lambda n: n >= 1)]
+Magnitude = Annotated[int, Rule("a whole number from 0 to 30", lambda n: 0 <= n <= 30)]
 Rate = Annotated[float, Rule("a number above 0", lambda x: 0 < x < math.inf)]
 Amount = Annotated[float, Rule("a number of at least 0", lambda x: 0 <= x < math.inf)]
 Part = Annotated[float, Rule("a number from 0 to below 1", lambda x: 0 <= x < 1)]
 Share = Annotated[float, Rule("a number above 0 and below 1", lambda x: 0 < x < 1)]
+# What data.augment may be; what each does is in data/augment.py, which is no concern of a recipe.
+AUGMENTATIONS = (
+    "none",
+    "shift",
+    "crop",
+    "photo",
+    "inception",
+    "alexnet",
+    "vgg",
+    "vgg256",
+    "vgg384",
+)
 Parts = Annotated[dict, Rule("a table of the network's parts")]
+Epochs = Annotated[
+    tuple,
+    Rule(
+        "a list of epochs, each above the one before, as [32, 48]",
+        lambda ns: all(type(n) is int for n in ns) and [0, *ns] == sorted({0, *ns}),
+    ),
+]
 
 
 class _Section:
@@ -75,7 +95,11 @@ class Data(_Section):
     validation: Share = 0.1  # of the training images, where the set has no such split
     test: Share = 0.1  # of a folder's images, where it has no such split
     # None: shift for grey images, which may be writing, crop for small photos, photo for others.
-    augment: Annotated[str, _one_of("none", "shift", "crop", "photo")] | None = None
+    augment: Annotated[str, _one_of(*AUGMENTATIONS)] | None = None
+    randaugment: Magnitude = 0  # of two operations on each image; 9 is usual
+    erasing: Part = 0.0  # of the images lose a rectangle
+    mixup: Amount = 0.0  # alpha; 0.2 is usual
+    cutmix: Amount = 0.0  # alpha; 1.0 is usual
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -90,18 +114,48 @@ class Train(_Section):
     """How long, how fast, how carefully; the learning rate warms up, then falls as a cosine.
 
     AdamW at its usual rate also trains the networks that have no batch normalisation. SGD wants a
-    rate of its own: about 0.1 with batch normalisation, 0.01 without, and a weight decay of 0.005.
+    rate of its own: about 0.1 with batch normalisation, 0.01 without, and a weight decay of 0.005:
+    ten times a paper's 0.0005, which its momentum of 0.9 adds up tenfold and ours does not.
     """
 
     epochs: Count = 30
-    optimizer: Annotated[str, _one_of("adamw", "sgd")] = "adamw"
+    optimizer: Annotated[str, _one_of("adamw", "sgd", "rmsprop")] = "adamw"
     learning_rate: Rate = 1e-3
-    momentum: Part = 0.9  # of sgd, in Nesterov's form
+    schedule: Annotated[str, _one_of("cosine", "polynomial", "step", "constant")] = "cosine"
+    power: Rate = 1.0  # of the polynomial
+    milestones: Epochs = ()  # of the steps: after how many epochs
+    decay: Rate = 0.1  # times the rate at each of them
+    warmup_epochs: Amount = 1.0
+    momentum: Part = 0.9  # of sgd and rmsprop
+    nesterov: Flag = True  # momentum in Nesterov's form, of sgd
+    rho: Part = 0.9  # of rmsprop's mean of squares
+    epsilon: Rate | None = None  # of adamw and rmsprop; None: Keras's own, 1e-7
     weight_decay: Amount = 0.05  # decoupled: a step takes learning_rate x weight_decay of a weight
     label_smoothing: Part = 0.1
-    warmup_epochs: Amount = 1.0
+    clip_norm: Rate | None = None  # the longest that all gradients together may be
+    accumulate: Count = 1  # batches whose gradients make one step
+    ema: Part | None = None  # as 0.999: what is tested and kept is this running mean of weights
+    patience: Count | None = None  # epochs without a better validation accuracy; the best is kept
     batch_norm_momentum: Part = 0.9  # Keras's 0.99 makes a short training look broken
-    precision: Annotated[str, _one_of("float32", "mixed_bfloat16")] = "float32"
+    # auto: bfloat16 where the processor or the GPU has instructions for it.
+    precision: Annotated[str, _one_of("auto", "float32", "mixed_bfloat16", "mixed_float16")] = (
+        "auto"
+    )
+    deterministic: Flag | None = None  # equal runs are bit-equal; None: yes on a CPU
+    checkpoint_epochs: Count = 1  # between two checkpoints
+    checkpoint_steps: Count | None = None  # the same in batches, also within an epoch
+    on_nan: Annotated[str, _one_of("stop", "restore")] = "stop"  # restore: at half the rate
+
+    def __post_init__(self) -> None:
+        """Check the keys, each by itself and beside the others."""
+        super().__post_init__()
+        if bool(self.milestones) != (self.schedule == "step"):
+            raise UsageError(
+                f"train.milestones: received {list(self.milestones)} with the schedule "
+                f'"{self.schedule}"; "step" needs some, and the others take none'
+            )
+        if self.optimizer == "sgd" and self.epsilon is not None:
+            raise UsageError("train.epsilon: sgd has none; leave it out")
 
 
 @dataclass(frozen=True)
@@ -214,6 +268,8 @@ def _checked(hint: Any, value: Any, key: str) -> Any:
         value = _make(kind, value, f"{key}.")
     elif kind is dict:
         value = to_dict(value)
+    elif kind is tuple and isinstance(value, list):
+        value = tuple(value)
     elif kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind or not rule.holds(value):

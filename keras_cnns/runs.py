@@ -1,6 +1,8 @@
 """A run folder: recipe.toml, labels.txt, model.keras, and what training left there besides."""
 
 import csv
+import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -10,6 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from keras_cnns import data, recipe as recipes
 from keras_cnns.errors import UsageError
 from keras_cnns.graph import load_model
@@ -17,6 +21,9 @@ from keras_cnns.recipe import Recipe
 
 if TYPE_CHECKING:
     import keras
+
+KEPT_AS_ASKED = ("checkpoint_epochs", "checkpoint_steps", "on_nan")
+"""Keys of train that do not decide what a training comes to."""
 
 
 class Run(NamedTuple):
@@ -95,6 +102,21 @@ def read_metrics(run: Run) -> dict[str, Any]:
     return json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
 
 
+def write_metrics(run: Run, part: str, found: Any) -> None:
+    """Set a part of metrics.json: a split, or "training"."""
+    text = json.dumps({**read_metrics(run), part: found}, indent=1, allow_nan=False)
+    write_text(run.path / "metrics.json", text + "\n")
+
+
+def weights_hash(model: "keras.Model") -> str:
+    """Return a SHA-256 of a model's weights, equal for equal bits alone."""
+    found = hashlib.sha256()
+    for weight in model.weights:
+        array = np.ascontiguousarray(weight)
+        found.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return found.hexdigest()
+
+
 def check_folder(path: Path, mark: str, what: str) -> None:
     """Refuse a folder for results that holds other things or cannot be written, writing nothing.
 
@@ -146,14 +168,62 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold a folder for this process; it is let go of however the process ends.
+
+    What a killed process left half written is deleted.
+
+    Raises:
+        UsageError: where another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has none
+        yield
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for left in path.glob(".[0-9]*.*"):  # by a process that was killed as it wrote
+            left.unlink()
+        yield
+    except BlockingIOError:
+        raise UsageError(
+            f"{path} is being trained by another process; wait for its end, or choose another --out"
+        ) from None
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def full_disk(path: Path) -> Iterator[None]:
+    """Say in a line that the disk is full, where what is done within finds it so.
+
+    Raises:
+        UsageError: in place of the system's error, or of that of a library which met it.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
+            raise UsageError(
+                f"{path}: the disk is full; what was kept before is whole: make room, and the same "
+                "command goes on from there"
+            ) from None
+        raise
+
+
 def first_difference(there: Any, here: Any, key: str = "") -> str | None:
     """Return the first key whose values differ, with both, or None.
 
-    Where TFDS keeps its sets is a matter of the machine, not of the run.
+    Where TFDS keeps its sets is a matter of the machine, not of the run; how often it is kept and
+    what becomes of it if it diverges, a matter of each call.
     """
     if isinstance(there, dict) and isinstance(here, dict):
         for name in {**there, **here}:
-            if key.endswith("data") and name == "dir":
+            if (key[-4:] == "data" and name == "dir") or name in KEPT_AS_ASKED:
                 continue
             found = first_difference(there.get(name), here.get(name), f"{key}.{name}".lstrip("."))
             if found:

@@ -1,6 +1,6 @@
 """What a recipe leaves open is decided by network and data; what is trained is what was asked."""
 
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 
 import keras
 import numpy as np
@@ -8,22 +8,23 @@ import pytest
 
 from keras_cnns import data, recipe as recipes, train
 from keras_cnns.errors import UsageError
+from keras_cnns.training.optimizers import rates
+from keras_cnns.training.state import arrays, averages, outcome, swap_averages
+from keras_cnns.training.twin import FusedBatchNormalization, carry_back
 
 
 def source(size=32, channels=1, classes=10):
     """A source of which only the outside is looked at."""
-    return data.Source(
-        name="images",
-        labels=tuple(f"class {i}" for i in range(classes)),
-        channels=channels,
-        sizes={"train": 100, "validation": 10, "test": 10},
-        files={},
-        ignored=0,
-        size=size,
-        record_bytes=1,
-        records=None,
-        read=None,
-    )
+    outside = {
+        "name": "images",
+        "labels": tuple(f"class {i}" for i in range(classes)),
+        "channels": channels,
+        "sizes": {"train": 100, "validation": 10, "test": 10},
+        "files": {},
+        "size": size,
+    }
+    inside = [each.name for each in fields(data.Source) if each.default_factory is MISSING]
+    return data.Source(**{**dict.fromkeys(inside), **outside})
 
 
 def resolved(*settings, **outside):
@@ -75,7 +76,7 @@ def test_an_image_too_small_is_refused():
 
 
 def compiled(*settings):
-    recipe = resolved(*settings)
+    recipe = resolved("train.precision=float32", *settings)
     model = train.build(recipe, 10)
     return train.compiled(model, recipe, 10), model
 
@@ -83,17 +84,54 @@ def compiled(*settings):
 def test_the_learning_rate_warms_up_and_falls_to_nothing():
     trainer, _ = compiled("train.epochs=5", "train.warmup_epochs=1", "train.learning_rate=0.1")
     rate = trainer.optimizer._learning_rate
-    assert [float(rate(step)) for step in (0, 5, 10, 50)] == pytest.approx([0, 0.05, 0.1, 0])
-    assert float(rate(30)) == pytest.approx(0.05)
+    assert [float(rate(step)) for step in (0, 5, 10, 30)] == pytest.approx([0, 0.05, 0.1, 0.05])
+    cosine = keras.optimizers.schedules.CosineDecay(0.0, 40, warmup_target=0.1, warmup_steps=10)
+    expected = [float(cosine(step)) for step in range(50)]
+    assert [float(rate(step)) for step in range(50)] == pytest.approx(expected, rel=1e-4)
+    assert float(rate(1000)) == float(rate(49))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (("schedule=constant",), [1, 1, 1, 1]),
+        (("schedule=polynomial", "power=2"), [1, 0.5625, 0.25, 0.0625]),
+        (("schedule=step", "milestones=[1, 3]", "decay=0.5"), [1, 0.5, 0.5, 0.25]),
+    ],
+)
+def test_schedules(settings, expected):
+    given = ["epochs=4", "warmup_epochs=0", "learning_rate=1", *settings]
+    recipe = recipes.override(recipes.Recipe(), [f"train.{each}" for each in given])
+    assert rates(recipe.train, 1) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "words"),
+    [
+        (("optimizer=rmsprop", "epsilon=1.0"), "RMSprop", {"epsilon": 1.0, "rho": 0.9}),
+        (("optimizer=sgd", "nesterov=false"), "SGD", {"nesterov": False, "momentum": 0.9}),
+        (("clip_norm=2", "accumulate=4"), "AdamW",
+         {"global_clipnorm": 2.0, "gradient_accumulation_steps": 4}),
+    ],
+)  # fmt: skip
+def test_optimizers(settings, kind, words):
+    trainer, _ = compiled(*(f"train.{each}" for each in settings))
+    found = {key: getattr(trainer.optimizer, key) for key in words}
+    assert (type(trainer.optimizer).__name__, found) == (kind, words)
+
+
+def test_float16_is_refused_without_a_gpu():
+    with pytest.raises(UsageError, match="needs a GPU"):
+        compiled("train.precision=mixed_float16")
 
 
 def test_norms_and_biases_do_not_decay():
     settings = ["model.name=resnet18", "model.width=0.125", "train.weight_decay=0.5"]
-    trainer, model = compiled(*settings, "train.warmup_epochs=0", "train.learning_rate=0.1")
-    for weight in model.trainable_weights:
+    trainer, _ = compiled(*settings, "train.warmup_epochs=0", "train.learning_rate=0.1")
+    for weight in trainer.trainable_weights:
         weight.assign(np.ones(weight.shape))
     trainer.optimizer.apply([keras.ops.zeros(w.shape) for w in trainer.trainable_variables])
-    kept = {w.path: bool((w.numpy() == 1).all()) for w in model.trainable_weights}
+    kept = {w.path: bool((w.numpy() == 1).all()) for w in trainer.trainable_weights}
     assert all(stays == (not path.endswith("kernel")) for path, stays in kept.items()), kept
 
 
@@ -113,11 +151,60 @@ def test_batch_normalisation_has_the_momentum_of_the_recipe():
     assert {layer.momentum for layer in norms} == {0.7}
 
 
-def test_a_precision_is_the_model_s_own_and_does_not_stay():
-    recipe = resolved("train.precision=mixed_bfloat16")
-    model = train.build(recipe, 10)
-    assert model.get_layer("c1_conv").compute_dtype == "bfloat16"
-    assert keras.config.dtype_policy().name == "float32"
+@pytest.fixture(scope="module")
+def copies():
+    """A narrow ResNet, and its compiled copies in two precisions."""
+    narrow = ["model.name=resnet20_cifar", "model.width=0.25", "train.ema=0.5"]
+    made = {}
+    for precision in ("float32", "mixed_bfloat16"):
+        recipe = resolved(*narrow, f"train.precision={precision}", size=8)
+        model = train.build(recipe, 10)
+        made[precision] = (model, train.compiled(model, recipe, 10))
+    return made
+
+
+def test_what_is_trained_is_a_copy_in_another_precision_but_for_its_scores(copies):
+    model, trainer = copies["mixed_bfloat16"]
+    kinds = {layer.name: layer.compute_dtype for layer in trainer.layers if layer.weights}
+    assert kinds.pop("logits") == "float32"
+    assert set(kinds.values()) == {"bfloat16"}
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    assert {weight.dtype for weight in trainer.weights} == {"float32"}
+
+
+def test_fused_normalisations_do_what_keras_s_do(copies):
+    model, trainer = copies["float32"]
+    plain = keras.Model(model.input, model.get_layer("logits").output)
+    x = np.random.default_rng(0).uniform(0, 255, (16, 8, 8, 1)).astype("float32")
+    expected, found = plain(x, training=True), trainer(x, training=True)["predictions"]
+    assert np.asarray(found) == pytest.approx(np.asarray(expected), abs=2e-4)
+    carry_back(trainer, model)
+    names = [layer.name for layer in trainer.layers if "FusedBatch" in type(layer).__name__]
+    assert len(names) == 19
+    assert not [layer for layer in model.layers if "Fused" in type(layer).__name__]
+
+
+def test_their_running_means_are_keras_s_own():
+    x = np.random.default_rng(0).normal(3, 2, (4, 3, 3, 5)).astype("float32")
+    pair = [keras.layers.BatchNormalization(momentum=0.5), FusedBatchNormalization(momentum=0.5)]
+    for layer in pair:
+        for _ in range(2):
+            layer(x, training=True)
+    for plain, fused in zip(pair[0].weights, pair[1].weights, strict=True):
+        assert np.asarray(fused) == pytest.approx(np.asarray(plain), rel=1e-5)
+
+
+def test_weights_and_their_running_means_change_places_exactly(copies):
+    _, trainer = copies["float32"]
+    random = np.random.default_rng(0)
+    for variable, average in averages(trainer):
+        variable.assign(random.normal(size=variable.shape))
+        average.assign(random.normal(size=variable.shape))
+    before, means = arrays(trainer), outcome(trainer)
+    swap_averages(trainer)
+    assert all(np.array_equal(w, mean) for w, mean in zip(trainer.weights, means, strict=True))
+    swap_averages(trainer)
+    assert all(np.array_equal(a, before[name]) for name, a in arrays(trainer).items())
 
 
 def test_the_seed_decides_the_weights():

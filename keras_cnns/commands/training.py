@@ -14,10 +14,19 @@ from keras_cnns.terminal import DATA_HELP, data_dir, recipe_of, settings, workin
 @click.option("--data", required=True, help=DATA_HELP)
 @data_dir
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The run folder.")
-@click.option("--deterministic", is_flag=True, help="Equal runs are bit-equal; somewhat slower.")
+@click.option(
+    "--deterministic/--no-deterministic",
+    default=None,
+    help="Equal runs are bit-equal on one machine, somewhat slower [on a CPU].",
+)
 @settings
 def train(
-    network: str, data: str, data_dir: str | None, out: Path, deterministic: bool, settings: Any
+    network: str,
+    data: str,
+    data_dir: str | None,
+    out: Path,
+    deterministic: bool | None,
+    settings: Any,
 ) -> None:
     """Train a network into a run folder; the same command again resumes it."""
     recipe = recipe_of(network, data, data_dir, settings)

@@ -1,0 +1,79 @@
+"""What is decided by the machine that trains: the precision, and whether runs are bit-equal."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from keras_cnns.errors import UsageError
+from keras_cnns.recipe import Train
+
+# What Linux calls the instructions that multiply bfloat16 numbers.
+BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def settle(train: Train, begun: Train | None = None) -> Train:
+    """Return the section with what it leaves to the machine decided, as in a run that has begun.
+
+    Raises:
+        UsageError: for float16 without a GPU.
+    """
+    chosen, deterministic = train.precision, train.deterministic
+    if begun and chosen == "auto":
+        chosen = begun.precision
+    if begun and deterministic is None:
+        deterministic = begun.deterministic
+    if deterministic is None:
+        deterministic = not _gpus()
+    return replace(train, precision=precision(chosen), deterministic=deterministic)
+
+
+def precision(wanted: str) -> str:
+    """Return what "auto" stands for here, and any other precision as it is.
+
+    Raises:
+        UsageError: for float16 without a GPU, where it is emulated.
+    """
+    if wanted == "auto":
+        return "mixed_bfloat16" if _pays() else "float32"
+    if wanted == "mixed_float16" and not _gpus():
+        raise UsageError(
+            "train.precision: mixed_float16 needs a GPU; a processor trains in it about 70 times "
+            "as slowly as in float32; use auto"
+        )
+    return wanted
+
+
+@contextmanager
+def determinism(wanted: bool) -> Iterator[None]:
+    """Make equal runs bit-equal within, where that is wanted."""
+    if not wanted:
+        yield
+        return
+    import tensorflow as tf
+    from tensorflow.python.framework import config
+
+    before = config.is_op_determinism_enabled()
+    tf.config.experimental.enable_op_determinism()
+    try:
+        yield
+    finally:
+        if not before:
+            config.disable_op_determinism()
+
+
+def _gpus() -> list[object]:
+    import tensorflow as tf
+
+    return tf.config.list_physical_devices("GPU")
+
+
+def _pays() -> bool:
+    """Return whether TensorFlow would use instructions for bfloat16 here."""
+    import tensorflow as tf
+
+    details = tf.config.experimental.get_device_details
+    if gpus := _gpus():
+        return all(details(gpu).get("compute_capability", (0, 0)) >= (8, 0) for gpu in gpus)
+    return CPUINFO.is_file() and bool(BFLOAT16_FLAGS & set(CPUINFO.read_text().split()))
