@@ -1,7 +1,7 @@
 """What Keras's layers do to a shape, and what that costs: arithmetic, one function a kind."""
 
 from collections.abc import Callable, Mapping
-from math import prod
+from math import inf, prod
 from typing import Any, NamedTuple
 
 from keras_cnns.errors import UsageError
@@ -9,7 +9,9 @@ from keras_cnns.errors import UsageError
 Config = Mapping[str, Any]
 Shape = tuple[int, ...]
 Size = tuple[int, ...]  # a length in each direction of a map: height and width
+Window = tuple[float, ...]  # the same, where `ALL` may be one
 POINT = (1, 1)  # the window, and the strides, of a layer that sees each pixel by itself
+ALL = inf  # a window's length that covers the map, however large the image
 
 
 class TooSmall(UsageError):
@@ -17,15 +19,19 @@ class TooSmall(UsageError):
 
 
 class Effect(NamedTuple):
-    """What a layer does: the shape of its output, its cost and its window, where that is known."""
+    """What a layer does: the shape of its output, its cost and its window, where that is known.
+
+    The first window begins `before` the map by so many of its pixels.
+    """
 
     shape: Shape
     params: int = 0
     macs: int = 0
-    window: Size | None = POINT
+    window: Window | None = POINT
     strides: Size | None = POINT
     zeros: Size = (0, 0)
     frozen: int = 0
+    before: Window = (0, 0)
 
 
 def pair(value: int | tuple[int, int] | list[int]) -> tuple[int, int]:
@@ -48,6 +54,20 @@ def _window(shape: Shape, window: Size, strides: Size, padding: str, what: str) 
     return out[0], out[1]
 
 
+def padded(shape: Shape, window: Size, strides: Size, padding: str) -> Size:
+    """Return how many zeros a sliding window finds before the map, in each direction.
+
+    >>> padded((8, 9), (3, 3), (2, 2), "same")
+    (0, 1)
+    """
+    if padding == "causal":
+        return tuple(k - 1 for k in window)
+    if padding == "valid":
+        return (0,) * len(window)
+    sides = zip(shape, window, strides, strict=False)
+    return tuple(max((-(-n // s) - 1) * s + k - n, 0) // 2 for n, k, s in sides)
+
+
 def _kernel(config: Config) -> tuple[Size, Size]:
     """Return the kernel, and the window that it covers with its dilation."""
     kernel = pair(config["kernel_size"])
@@ -63,23 +83,27 @@ def _conv(x: Shape, c: Config) -> Effect:
             f"{c.get('name', 'Conv2D')}: {x[-1]} channels and {filters} filters do not make "
             f"{groups} groups; give multiples of {groups} above 0"
         )
-    strides = pair(c.get("strides", 1))
-    height, width = _window(x, window, strides, c.get("padding", "valid"), c.get("name", "Conv2D"))
+    strides, padding = pair(c.get("strides", 1)), c.get("padding", "valid")
+    height, width = _window(x, window, strides, padding, c.get("name", "Conv2D"))
     weights = prod(kernel) * (x[-1] // groups) * filters
     bias = filters * c.get("use_bias", True)
     return Effect(
-        (height, width, filters), weights + bias, height * width * weights, window, strides
-    )
+        (height, width, filters), weights + bias, height * width * weights, window, strides,
+        before=padded(x, window, strides, padding),
+    )  # fmt: skip
 
 
 def _depthwise(x: Shape, c: Config) -> Effect:
     kernel, window = _kernel(c)
-    strides = pair(c.get("strides", 1))
-    height, width = _window(x, window, strides, c.get("padding", "valid"), "DepthwiseConv2D")
+    strides, padding = pair(c.get("strides", 1)), c.get("padding", "valid")
+    height, width = _window(x, window, strides, padding, "DepthwiseConv2D")
     out = x[-1] * c.get("depth_multiplier", 1)
     weights = prod(kernel) * out
     bias = out * c.get("use_bias", True)
-    return Effect((height, width, out), weights + bias, height * width * weights, window, strides)
+    return Effect(
+        (height, width, out), weights + bias, height * width * weights, window, strides,
+        before=padded(x, window, strides, padding),
+    )  # fmt: skip
 
 
 def _separable(x: Shape, c: Config) -> Effect:
@@ -105,8 +129,10 @@ def _dense(x: Shape, c: Config) -> Effect:
 def _pool(x: Shape, c: Config) -> Effect:
     window = pair(c.get("pool_size", 2))
     strides = pair(c.get("strides") or window)
-    size = _window(x, window, strides, c.get("padding", "valid"), c.get("name", "pooling"))
-    return Effect((*size, x[-1]), 0, 0, window, strides)
+    padding = c.get("padding", "valid")
+    size = _window(x, window, strides, padding, c.get("name", "pooling"))
+    before = padded(x, window, strides, padding)
+    return Effect((*size, x[-1]), 0, 0, window, strides, before=before)
 
 
 def _global_pool(x: Shape, c: Config) -> Effect:
@@ -133,7 +159,8 @@ def _pad(x: Shape, c: Config) -> Effect:
     padding = c.get("padding", 1)
     (top, bottom), (left, right) = (pair(side) for side in pair(padding))
     zeros = (top + bottom, left + right)
-    return Effect((x[0] + zeros[0], x[1] + zeros[1], x[2]), zeros=zeros)
+    shape = (x[0] + zeros[0], x[1] + zeros[1], x[2])
+    return Effect(shape, zeros=zeros, before=(top, left))
 
 
 def _norm(x: Shape, c: Config) -> Effect:
@@ -150,26 +177,37 @@ def _concatenate(x: list[Shape], c: Config) -> Effect:
 
 def _permute(x: Shape, c: Config) -> Effect:
     dims = tuple(c["dims"])
-    return moved(x, tuple(x[axis - 1] for axis in dims), still=dims == tuple(sorted(dims)))
+    return moved(x, tuple(x[axis - 1] for axis in dims), dims=dims)
 
 
 def _reshape(x: Shape, c: Config) -> Effect:
     known = prod(n for n in c["target_shape"] if n != -1)
     shape = tuple(prod(x) // known if n == -1 else n for n in c["target_shape"])
-    return moved(x, shape, still=x == shape)
+    if prod(shape) != prod(x):
+        raise TooSmall(f"{c.get('name', 'Reshape')}: a map of {x} cannot become {shape}")
+    return moved(x, shape)
 
 
-def moved(x: Shape, shape: Shape, *, still: bool) -> Effect:
+def moved(x: Shape, shape: Shape, dims: Shape = ()) -> Effect:
     """Return the effect of putting numbers elsewhere: what each sees is then no window.
 
-    Unless they stand `still`, or in one place, with all channels, before and after.
+    Unless they are still there, or in one place, with all channels, before and after. Where axes
+    change places, as `Permute` has them in `dims`, and pixels become channels, all of these are
+    seen at once.
 
-    >>> moved((1, 1, 64), (64,), still=False).window
+    >>> moved((1, 1, 64), (64,)).window
     (1, 1)
-    >>> moved((8, 8, 3), (64, 3), still=False).window
+    >>> moved((8, 8, 3), (64, 3)).window
+    >>> moved((8, 8, 3), (8, 3, 8), dims=(1, 3, 2)).window
+    (1, inf)
     """
-    if still or prod(x[:-1]) == 1 == prod(shape[:-1]):
+    if list(dims) == sorted(dims) and (dims or x == shape):
         return Effect(shape)
+    if prod(x[:-1]) == 1 == prod(shape[:-1]):
+        return Effect(shape)
+    if dims and dims[-1] != len(dims):
+        window = tuple(ALL if axis == dims[-1] else 1 for axis in range(1, len(dims)))
+        return Effect(shape, window=window, strides=None)
     return Effect(shape, window=None, strides=None)
 
 

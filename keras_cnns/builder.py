@@ -10,7 +10,7 @@ from keras_cnns.blocks import Top
 from keras_cnns.errors import UsageError, suggest
 from keras_cnns.preprocessing import scaling
 from keras_cnns.quiet import start_keras
-from keras_cnns.trace import FeatureMap
+from keras_cnns.trace import FeatureMap, layers
 from keras_cnns.zoo import NETS, Net, get, spec_of
 
 if TYPE_CHECKING:
@@ -28,11 +28,18 @@ class Plan(NamedTuple):
     image_shape: tuple[int, int, int]
     spec: Any
     top: Top
+    scaling: tuple[Any, Any] | None = None  # of pixels: their scale and offset
+
+    def outputs(self, image: Any) -> Any:
+        """Return what comes out of an image: a map, or with auxiliary heads a dict of maps."""
+        if self.scaling:
+            scale, offset = self.scaling
+            image = layers.Rescaling(scale=scale, offset=offset, name="preprocessing")(image)
+        return self.net.builder(image, self.spec, self.top)
 
     def run(self, height: int, width: int) -> FeatureMap:
         """Run the builder on an image of another size; its main output, with all rows."""
-        image = FeatureMap((None, height, width, self.image_shape[2]))
-        out = self.net.builder(image, self.spec, self.top)
+        out = self.outputs(FeatureMap((None, height, width, self.image_shape[2])))
         return out["predictions"] if isinstance(out, dict) else out
 
     def smallest(self) -> int:
@@ -67,6 +74,7 @@ def plan(
     include_top: bool = True,
     pooling: str | None = None,
     classifier_activation: str | None = "softmax",
+    preprocessing: str | None = None,
 ) -> Plan:
     """Check what `build` is asked for, but for the size of the image; arguments as of `build`.
 
@@ -83,9 +91,9 @@ def plan(
         raise UsageError(
             f"{net.name}: received input_shape {given}, but it is (height, width, channels)"
         )
-    classes = net.num_classes if num_classes is None else num_classes
-    if not isinstance(classes, int) or classes < 1:
-        raise UsageError(f"{net.name}: received {classes!r} classes, but at least 1 is needed")
+    classes = _count(net.num_classes if num_classes is None else num_classes)
+    if not classes:
+        raise UsageError(f"{net.name}: received {num_classes!r} classes; give a number above 0")
     if auxiliary and not net.auxiliary_params:
         able = ", ".join(n.name for n in NETS.values() if n.auxiliary_params)
         raise UsageError(f"{net.name} has no auxiliary heads; networks that have: {able}")
@@ -101,13 +109,22 @@ def plan(
                 f"{', '.join(allowed)}, None{suggest(received, allowed)}"
             )
     top = Top(classes, include_top, pooling, classifier_activation, auxiliary)
-    return Plan(net, (shape[0], shape[1], shape[2]), spec_of(name, spec), top)
+    image_shape = (shape[0], shape[1], shape[2])
+    return Plan(net, image_shape, spec_of(name, spec), top, scaling(preprocessing, shape[2]))
+
+
+def _count(number: Any) -> int:
+    """Return a whole number above 0, numpy's among them; 0 for what is none."""
+    try:
+        return max(0, operator.index(number))
+    except TypeError:
+        return 0
 
 
 def trace(name: str, **arguments: Any) -> FeatureMap:
     """Run a network's builder on a shape: its rows are priced, its image checked, no Keras.
 
-    Arguments as of `build`.
+    Arguments as of `build`, but for weights.
 
     Raises:
         UsageError: for whatever `build` refuses; an image too small gets the smallest that works.
@@ -206,16 +223,12 @@ def build(
         )
         preprocessing = preprocessing or carried.preprocessing
         wanted = wanted._replace(spec=specs.merge(wanted.spec, carried.spec))
-    scale_and_offset = scaling(preprocessing, wanted.image_shape[2])
+    wanted = wanted._replace(scaling=scaling(preprocessing, wanted.image_shape[2]))
     start_keras()
     import keras
 
     image = keras.Input(wanted.image_shape, name="image")
-    x = image
-    if scale_and_offset:
-        x = keras.layers.Rescaling(*scale_and_offset, name="preprocessing")(image)
-    outputs = wanted.net.builder(x, wanted.spec, wanted.top)
-    model = keras.Model(image, outputs, name=wanted.net.name)
+    model = keras.Model(image, wanted.outputs(image), name=wanted.net.name)
     if carried:
         assign(model, carried, wanted.net)
     return model

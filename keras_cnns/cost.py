@@ -7,13 +7,14 @@ functional Keras model, and any other file: what its graph has.
 import contextlib
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from keras_cnns import builder, graph, memory, zoo
-from keras_cnns.arithmetic import ARITHMETIC, Shape, Size, TooSmall
+from keras_cnns import builder, graph, memory
+from keras_cnns.arithmetic import ALL, ARITHMETIC, Config, Shape, Size, TooSmall, Window
 from keras_cnns.errors import UsageError
 from keras_cnns.memory import BYTES
 from keras_cnns.trace import FeatureMap, Row, trace_layer
@@ -24,7 +25,7 @@ class Cost(NamedTuple):
 
     `params` are the trainable weights, `macs` the multiply-adds of convolutions and other products
     of matrices, `layers` a row for each layer; `inputs` are the shapes of what it takes, `outputs`
-    layers whose outputs it gives, and `arguments` those of `keras_cnns.build`, of a name.
+    layers whose outputs it gives; `smallest` looks for the smallest image.
     """
 
     name: str
@@ -33,12 +34,16 @@ class Cost(NamedTuple):
     layers: tuple[Row, ...]
     inputs: Mapping[str, Shape]
     outputs: tuple[str, ...] = ()
-    arguments: Mapping[str, Any] | None = None
+    smallest: Callable[[], int | None] = lambda: None
 
     @property
     def min_size(self) -> int | None:
-        """Height and width of the smallest image, in pixels; not known of a model."""
-        return None if self.arguments is None else builder.min_size(self.name, **self.arguments)
+        """Height and width of the smallest image that these layers can be built for, in pixels.
+
+        Each of their windows and strides finds its own length there. None for what takes no image,
+        and where a layer is one that `keras_cnns.trace` does not know.
+        """
+        return self.smallest()
 
     @property
     def weights_bytes(self) -> int:
@@ -85,7 +90,7 @@ def cost(network: Any, **arguments: Any) -> Cost:
 
     Args:
         network: a zoo name, a functional or sequential Keras model, or the path of a .keras file.
-        arguments: as of `keras_cnns.build`, for a zoo name.
+        arguments: as of `keras_cnns.build`, for a zoo name, but for weights.
 
     Raises:
         UsageError: as `keras_cnns.build`; for a layer whose cost is not known, an image of any
@@ -97,20 +102,37 @@ def cost(network: Any, **arguments: Any) -> Cost:
     11173962
     """
     if isinstance(network, str) and not network.endswith(".keras"):
-        net, rows = zoo.get(network), builder.trace(network, **arguments).rows
-        image = tuple(arguments.get("input_shape") or net.input_shape)
-        return _of_rows(net.name, rows, {"image": image}, arguments=arguments)
+        if arguments.pop("weights", None) is not None:
+            raise UsageError(f"{network}: weights are not part of its cost; give the built model")
+        rows = builder.trace(network, **arguments).rows
+        plan = builder.plan(network, **arguments)
+        return _of_rows(plan.net.name, rows, {"image": plan.image_shape}, (), plan.smallest)
     if arguments:
         raise UsageError(f"{', '.join(arguments)}: these are for a network's name, not for a model")
     if isinstance(network, str | Path):
         return _of_file(Path(network))
     found = graph.read(network)
-    return _of_rows(network.name, found.rows, found.inputs, found.outputs)
+    smallest = partial(_smallest_of_model, network)
+    return _of_rows(network.name, found.rows, found.inputs, found.outputs, smallest)
 
 
-def _of_rows(name: str, rows: Any, inputs: Any, outputs: Any = (), arguments: Any = None) -> Cost:
+def _of_rows(
+    name: str, rows: Iterable[Row], inputs: Any, outputs: Any, smallest: Callable[[], int | None]
+) -> Cost:
+    images = [shape[:-1] for shape in inputs.values()]
+    rows = tuple([_within(row, images) for row in rows])
     params, macs = sum([row.params for row in rows]), sum([row.macs for row in rows])
-    return Cost(name, params, macs, tuple(rows), inputs, outputs, arguments)
+    return Cost(name, params, macs, rows, inputs, outputs, smallest)
+
+
+def _within(row: Row, images: Sequence[Size]) -> Row:
+    """Return a row with the image's own size in place of all of it."""
+    seen = row.receptive_field
+    if seen is None or ALL not in seen:
+        return row
+    whole = next((image for image in images if len(image) == len(seen)), None)
+    sides = whole and tuple(n if r == ALL else int(r) for r, n in zip(seen, whole, strict=True))
+    return row._replace(receptive_field=sides)
 
 
 def _of_file(path: Path) -> Cost:
@@ -123,12 +145,14 @@ def _of_file(path: Path) -> Cost:
         raise UsageError(f"{path} is not a Keras model; give a .keras file") from None
     # What is not as Keras saves a functional model of plain layers is for Keras to read.
     with contextlib.suppress(LookupError, TypeError, AttributeError, TooSmall):
-        if all(map(_is_plain, config["layers"])):
-            return _replay(config)
+        if all(_is_traced(layer) and _is_counted(layer["config"]) for layer in config["layers"]):
+            rows, inputs = _replay(config)
+            outputs = tuple(dict.fromkeys(_ends(config)))
+            return _of_rows(config["name"], rows, inputs, outputs, partial(_smallest, config))
     return cost(graph.load_model(path))
 
 
-def _is_plain(layer: Mapping[str, Any]) -> bool:
+def _is_traced(layer: Mapping[str, Any]) -> bool:
     """Return whether trace knows a saved layer, called once on maps of one size, channels last."""
     kind, config, nodes = layer["class_name"], layer["config"], layer.get("inbound_nodes")
     ours = str(layer.get("registered_name")).startswith("keras_cnns>")
@@ -140,20 +164,30 @@ def _is_plain(layer: Mapping[str, Any]) -> bool:
         return False
     given = nodes[0]["args"][0]
     shapes = [x["config"]["shape"] for x in (given if isinstance(given, list) else [given])]
-    alike = {tuple(shape if kind == "Add" else shape[:-1]) for shape in shapes}
     last, axis = len(shapes[0]) - 1, config.get("axis", -1)
     return (
-        len(alike) == 1
+        _fit(kind, shapes)
         and axis in (-1, last, [-1], [last])
         and config.get("data_format") != "channels_first"
-        and config.get("trainable", True)
+    )
+
+
+def _is_counted(config: Config) -> bool:
+    """Return whether all weights of a saved layer are trained, and none were added to it."""
+    return (
+        config.get("trainable", True)
         and config.get("lora_rank") is None
         and "Quantized" not in str(config.get("dtype"))
     )
 
 
-def _replay(config: Mapping[str, Any]) -> Cost:
-    """Run a functional model's saved graph on shapes."""
+def _fit(kind: str, shapes: Sequence[Sequence[int | None]]) -> bool:
+    """Return whether maps can be joined: added or, of any channels, concatenated."""
+    return len({tuple(shape if kind == "Add" else shape[:-1]) for shape in shapes}) == 1
+
+
+def _replay(config: Mapping[str, Any], size: int | None = None) -> tuple[list[Row], dict[str, Any]]:
+    """Run a functional model's saved graph on shapes, or on square images of another size."""
     maps: dict[str, FeatureMap] = {}
     rows: list[Row] = []
     inputs: dict[str, Shape] = {}
@@ -161,13 +195,37 @@ def _replay(config: Mapping[str, Any]) -> Cost:
         kind, arguments = layer["class_name"], layer["config"]
         name = arguments["name"]
         if kind == "InputLayer":
-            inputs[name] = tuple(arguments["batch_shape"][1:])
-            point = (1,) * (len(inputs[name]) - 1) or None
+            *sides, channels = arguments["batch_shape"][1:]
+            inputs[name] = (*([size] * len(sides) if size else sides), channels)
+            point = (1,) * len(sides) or None
             maps[name] = FeatureMap((None, *inputs[name]), point, point, rows, name=name)
-        else:
-            given = layer["inbound_nodes"][0]["args"][0]
-            maps[name] = trace_layer(kind, arguments, _tensors(given, maps))
-    return _of_rows(config["name"], rows, inputs, tuple(dict.fromkeys(_ends(config))))
+            continue
+        given = _tensors(layer["inbound_nodes"][0]["args"][0], maps)
+        if isinstance(given, list) and not _fit(kind, [x.shape for x in given]):
+            raise TooSmall(f"{name}: the maps of its branches differ in size")
+        maps[name] = trace_layer(kind, arguments, given)
+    return rows, inputs
+
+
+def _smallest(config: Mapping[str, Any]) -> int | None:
+    """Return the height and width of the smallest square image for a saved graph."""
+    shapes = [x["config"]["batch_shape"] for x in config["layers"] if not x["inbound_nodes"]]
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        return None
+    for size in range(1, max(shapes[0][1:3]) + 1):
+        with contextlib.suppress(TooSmall):
+            _replay(config, size)
+            return size
+    return None
+
+
+def _smallest_of_model(model: Any) -> int | None:
+    """Return the height and width of the smallest square image for a model, where known."""
+    model = getattr(model, "_functional", None) or model  # where a sequential one has its graph
+    if any(type(x).__module__.split(".")[0] not in ("keras", "keras_cnns") for x in model.layers):
+        return None  # who knows whether it can be saved
+    config = json.loads(model.to_json())["config"]
+    return _smallest(config) if all(map(_is_traced, config["layers"])) else None
 
 
 def _ends(config: Mapping[str, Any]) -> Iterator[str]:
@@ -220,6 +278,6 @@ def to_json(found: Cost, *, batch_size: int = 32) -> dict[str, Any]:
     }
 
 
-def _side(size: Size | None) -> int | list[int] | None:
+def _side(size: Window | None) -> float | list[float] | None:
     """One number for a square, else height and width."""
     return None if size is None else size[0] if len(set(size)) == 1 else list(size)

@@ -1,12 +1,12 @@
 """A Keras model's graph, layer by layer: any functional model, whoever built it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from keras_cnns import kinds
-from keras_cnns.arithmetic import Shape
+from keras_cnns.arithmetic import Effect, Shape, Size
 from keras_cnns.errors import UsageError
 from keras_cnns.quiet import start_keras
 from keras_cnns.trace import FeatureMap, Row, record
@@ -74,10 +74,11 @@ def read(model: Any) -> Graph:
     for tensor in model.inputs:
         name = tensor._keras_history.operation.name
         shape = _shape(tensor, reading, name)
-        point = (1,) * (len(shape) - 1) or None  # a vector has no pixels
-        maps[id(tensor)] = FeatureMap((None, *shape), point, point, reading.rows, name=name)
+        maps[id(tensor)] = FeatureMap((None, *shape), *_point(shape), reading.rows, name=name)
     inputs = {each.name: _size(each) for each in maps.values()}
-    tensors = {maps[id(tensor)].name: tensor for tensor in _follow(model, maps, "", reading)}
+    tensors = {
+        maps[id(tensor)].name: tensor for tensor in _follow(model.outputs, maps, "", reading)
+    }
     outputs = dict.fromkeys(maps[id(tensor)].name for tensor in model.outputs)
     return Graph(tuple(reading.rows), inputs, tuple(outputs), tensors)
 
@@ -88,13 +89,13 @@ def _is_graph(operation: Any) -> bool:
 
 
 def _follow(
-    model: Any, maps: dict[int, FeatureMap], prefix: str, reading: _Reading
+    outputs: Iterable[Any], maps: dict[int, FeatureMap], prefix: str, reading: _Reading
 ) -> Iterator[Any]:
-    """Note what becomes of a model's inputs in `maps`, by tensor; yield each tensor.
+    """Note in `maps`, by tensor, what the maps in it become on the way to outputs; yield each.
 
     Depth first and without recursion, as a network may have thousands of layers.
     """
-    waiting = list(reversed(model.outputs))
+    waiting = [*outputs][::-1]
     while waiting:
         tensor = waiting[-1]
         operation, index, _ = tensor._keras_history
@@ -117,7 +118,7 @@ def _call(node: Any, given: list[FeatureMap], prefix: str, reading: _Reading) ->
     name = _new_name(f"{prefix}{operation.name}", reading)
     if _is_graph(operation):
         maps = dict(zip(map(id, operation.inputs), given, strict=True))
-        for _ in _follow(operation, maps, f"{name}/", reading):
+        for _ in _follow(operation.outputs, maps, f"{name}/", reading):
             pass
         return [maps[id(tensor)] for tensor in operation.outputs]
     made = []
@@ -126,10 +127,13 @@ def _call(node: Any, given: list[FeatureMap], prefix: str, reading: _Reading) ->
         call = kinds.Call(
             operation, node.arguments.args, node.arguments.kwargs, [_size(x) for x in given], output
         )
-        effect = kinds.effect(call)
+        effect = _inside(node, i, reading) if call.own else kinds.effect(call)
         kind = type(operation).__name__
         if effect is None:
-            raise UsageError(f"{reading.model}: the cost of its layer {name} ({kind}) is not known")
+            hint = "; write what it does in keras.ops" if call.own else ""
+            raise UsageError(
+                f"{reading.model}: the cost of its layer {name} ({kind}) is not known{hint}"
+            )
         if i == 0:
             params, frozen = _new_weights(operation, reading)
             effect = effect._replace(params=params, frozen=frozen)
@@ -137,6 +141,40 @@ def _call(node: Any, given: list[FeatureMap], prefix: str, reading: _Reading) ->
             name, effect = _new_name(name, reading), effect._replace(macs=0)
         made.append(record(name, kind, given, effect))
     return made
+
+
+def _inside(node: Any, output: int, reading: _Reading) -> Effect | None:
+    """Return what a layer of somebody's own does: what the Keras operations of its call do.
+
+    None where it does something else: only what comes out of Keras's operations is known.
+    """
+    import keras
+
+    apart = reading._replace(rows=[], names={}, counted=set())
+    maps = {}
+    for tensor in node.input_tensors:
+        shape = _shape(tensor, reading, node.operation.name)
+        maps[id(tensor)] = FeatureMap((None, *shape), *_point(shape), apart.rows)
+    try:
+        found = keras.tree.flatten(
+            node.operation.call(*node.arguments.args, **node.arguments.kwargs)
+        )
+        for _ in _follow(found, maps, "", apart):
+            pass
+    except Exception:  # whatever that code has to say of a tensor without numbers
+        return None
+    last = maps[id(found[output])]
+    macs = sum(row.macs for row in apart.rows)
+    return Effect(
+        _size(last), macs=macs, window=last.receptive_field, strides=last.stride,
+        before=tuple(-n for n in last.start),
+    )  # fmt: skip
+
+
+def _point(shape: Shape) -> tuple[Size | None, Size | None]:
+    """Return what a pixel sees of itself, and its stride; a vector has no pixels."""
+    point = (1,) * (len(shape) - 1) or None
+    return point, point
 
 
 def _size(x: FeatureMap) -> Shape:

@@ -10,7 +10,7 @@ from inspect import signature
 from math import prod
 from typing import Any, NamedTuple
 
-from keras_cnns.arithmetic import ARITHMETIC, Effect, Shape, moved
+from keras_cnns.arithmetic import ARITHMETIC, Effect, Shape, Size, moved, padded
 
 
 def _each(*kinds: str) -> set[str]:
@@ -46,10 +46,10 @@ POINTWISE_OPERATIONS = {
 PER_NUMBER = {"Embedding", "LayerNormalization", "LayerScale", "Normalization", "PReLU"}
 # Products of matrices, or what may hold some, whose cost is not written down here.
 UNPRICED = {
-    "AdditiveAttention", "AssociativeScan", "Attention", "CDist", "Cond", "Conv", "ConvTranspose",
-    "Corrcoef", "Correlate", "DepthwiseConv", "Dot", "DotProductAttention", "ForiLoop",
-    "GaussianBlur", "Inner", "Kron", "Map", "Outer", "Scan", "SeparableConv", "SobelEdges",
-    "Switch", "Tensordot", "Vdot", "VectorizedMap", "WhileLoop",
+    "AdditiveAttention", "AssociativeScan", "Attention", "CDist", "Cond", "Corrcoef", "Correlate",
+    "Dot", "DotProductAttention", "ForiLoop", "GaussianBlur", "Inner", "Kron", "Map",
+    "MelSpectrogram", "Outer", "STFTSpectrogram", "Scan", "SobelEdges", "Switch", "Tensordot",
+    "Vdot", "VectorizedMap", "WhileLoop",
 }  # fmt: skip
 
 
@@ -67,6 +67,11 @@ class Call(NamedTuple):
         """The name of its class, where that is Keras's or ours."""
         cls = type(self.operation)
         return cls.__name__ if cls.__module__.split(".")[0] in ("keras", "keras_cnns") else ""
+
+    @property
+    def own(self) -> bool:
+        """Whether the code of its call is neither Keras's nor ours."""
+        return self.kind in ("", "Lambda")
 
     @property
     def kernels(self) -> list[Shape]:
@@ -97,7 +102,7 @@ def effect(call: Call) -> Effect | None:
     macs: int | None = 0
     if call.kind in PRODUCTS:
         macs = PRODUCTS[call.kind](call)
-    elif call.kind in UNPRICED or (call.kernels and call.kind not in PER_NUMBER):
+    elif call.own or call.kind in UNPRICED or (call.kernels and call.kind not in PER_NUMBER):
         macs = None
     return None if macs is None else _window(call)._replace(shape=call.output, macs=macs)
 
@@ -108,12 +113,12 @@ def _window(call: Call) -> Effect:
     if call.channels_first:
         return UNKNOWN
     if call.pointwise:
-        return Effect(())
+        return Effect((), before=_shift(call))
     if kind in CONVOLUTIONS:
         sizes = zip(layer.kernel_size, layer.dilation_rate, strict=True)
-        return Effect((), window=tuple((k - 1) * d + 1 for k, d in sizes), strides=layer.strides)
+        return _sliding(call, tuple((k - 1) * d + 1 for k, d in sizes))
     if kind in POOLS:
-        return Effect((), window=layer.pool_size, strides=layer.strides)
+        return _sliding(call, layer.pool_size)
     if kind in GLOBAL:
         return Effect((), window=x[:-1], strides=x[:-1]) if len(x) > 1 else Effect(())
     if kind in ADAPTIVE:
@@ -121,14 +126,32 @@ def _window(call: Call) -> Effect:
     if kind == "GroupNormalization":
         return Effect((), window=x[:-1], strides=(1,) * (len(x) - 1))
     if kind in MOVED:
-        dims = getattr(layer, "dims", ())
-        return moved(x, call.output, still=x == call.output and [*dims] == sorted(dims))
+        return moved(x, call.output, tuple(getattr(layer, "dims", ())))
     if kind in TRANSPOSED | _each("UpSampling"):
         enlarged = layer.strides if kind in TRANSPOSED else layer.size
         enlarged = (enlarged,) if isinstance(enlarged, int) else enlarged
         steps: Any = tuple(Fraction(1, n) for n in enlarged)
         return UNKNOWN._replace(strides=steps)
     return UNKNOWN
+
+
+def _sliding(call: Call, window: Size) -> Effect:
+    layer, x = call.operation, call.inputs[0]
+    before = padded(x, window, layer.strides, layer.padding)
+    return Effect((), window=window, strides=layer.strides, before=before)
+
+
+def _shift(call: Call) -> Shape:
+    """Return by how many pixels a map begins earlier than its input: padding less cropping."""
+    layer, kind = call.operation, call.kind
+    if kind == "Pad":
+        sides, sign = layer.pad_width[1:-1], 1
+    elif kind.startswith(("ZeroPadding", "Cropping")):
+        sign = 1 if kind.startswith("Zero") else -1
+        sides = layer.padding if sign > 0 else layer.cropping
+    else:
+        return ()
+    return tuple(sign * (side[0] if isinstance(side, Sequence) else side) for side in sides)
 
 
 UNKNOWN = Effect((), window=None, strides=None)
@@ -184,6 +207,19 @@ def _matmul(call: Call) -> int:
     return prod(call.output) * first.shape[-1]
 
 
+def _given_kernels(places: Callable[[Call], Shape]) -> Callable[[Call], int | None]:
+    """Return the multiply-adds of an operation that is given its kernels beside the map."""
+
+    def multiply_adds(call: Call) -> int | None:
+        _, *kernels = [*call.args, *call.kwargs.values()]
+        shape = places(call)
+        if call.channels_first or len(shape) != len(call.inputs[0]):
+            return None
+        return prod(shape[:-1]) * sum(prod(kernel.shape) for kernel in kernels)
+
+    return multiply_adds
+
+
 def _attention(call: Call) -> int | None:
     """Projections of queries, keys, values and answers, and the products between them."""
     layer = call.operation
@@ -213,5 +249,9 @@ PRODUCTS: Mapping[str, Callable[[Call], int | None]] = {
     "EinsumDense": _einsum_dense,
     "Einsum": _einsum_operation,
     "Matmul": _matmul,
+    **dict.fromkeys(
+        ["Conv", "DepthwiseConv", "SeparableConv"], _given_kernels(lambda call: call.output)
+    ),
+    "ConvTranspose": _given_kernels(lambda call: call.inputs[0]),
     "MultiHeadAttention": _attention,
 }

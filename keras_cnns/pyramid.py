@@ -39,7 +39,7 @@ def features(
     wanted = None if levels is None else list(levels)
     if isinstance(network, str):
         arguments = {"include_top": False, **arguments}
-        others = {k: v for k, v in arguments.items() if k not in ("weights", "preprocessing")}
+        others = {k: v for k, v in arguments.items() if k != "weights"}
         _check_levels(network, choose(builder.trace(network, **others).rows), wanted)
         network = builder.build(network, **arguments)
     elif arguments:

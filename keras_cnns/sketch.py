@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, pairwise, takewhile
 from typing import NamedTuple
 
-from keras_cnns.arithmetic import Shape, Size
+from keras_cnns.arithmetic import Shape, Size, Window
 from keras_cnns.paths import ends, gates, schedule, trunk
 from keras_cnns.trace import Row
 
@@ -15,7 +15,7 @@ SIGNS = {"Add": "+", "Subtract": "−", "Multiply": "×", "Concatenate": ""}
 MOST_BOXES = 40  # a block of more is not drawn, but told
 LONGEST_CHAIN = 5
 
-Seen = dict[str, tuple[Size | None, Size | None]]  # receptive field and stride of each map
+Seen = dict[str, tuple[Window | None, Size | None]]  # receptive field and stride of each map
 
 
 class Box(NamedTuple):
@@ -169,7 +169,7 @@ def _text(row: Row, seen: Seen) -> str:
     return " ".join(filter(None, [*words, channels]))
 
 
-def _window(row: Row, before: tuple[Size | None, Size | None]) -> str:
+def _window(row: Row, before: tuple[Window | None, Size | None]) -> str:
     """Return "3×3/2" for a window of 3x3 and a stride of 2, as far as they are known."""
     (field, stride), (now, step) = before, (row.receptive_field, row.stride)
     if not field or not stride or not now or not step or len(now) != len(field):

@@ -10,17 +10,27 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple
 
-from keras_cnns.arithmetic import ARITHMETIC, POINT, Config, Effect, Shape, Size, TooSmall
+from keras_cnns.arithmetic import (
+    ALL,
+    ARITHMETIC,
+    POINT,
+    Config,
+    Effect,
+    Shape,
+    Size,
+    TooSmall,
+    Window,
+)
 
 
 class Row(NamedTuple):
     """What one layer costs, for one image.
 
     `shape` is without the batch; `receptive_field` and `stride` are in pixels of the image, in
-    height and width, None where they are not known; `params` are trainable weights; `macs`
-    multiply-adds of convolutions and other products of matrices; `inputs` are the layers whose
-    outputs it takes, the image's among them; `frozen` are weights that training leaves as they
-    are, moving averages among them.
+    height and width, None where they are not known, `arithmetic.ALL` for all of the image;
+    `params` are trainable weights; `macs` multiply-adds of convolutions and other products of
+    matrices; `inputs` are the layers whose outputs it takes, the image's among them; `frozen` are
+    weights that training leaves as they are, moving averages among them.
     """
 
     name: str
@@ -28,7 +38,7 @@ class Row(NamedTuple):
     shape: Shape
     params: int
     macs: int
-    receptive_field: Size | None
+    receptive_field: Window | None
     stride: Size | None
     inputs: tuple[str, ...]
     frozen: int = 0
@@ -44,20 +54,23 @@ class FeatureMap:
     """Stands for a feature map: its shape, what it sees of the image, and the layers so far."""
 
     shape: tuple[int | None, ...]
-    receptive_field: Size | None = (1, 1)
+    receptive_field: Window | None = (1, 1)
     stride: Size | None = (1, 1)
     rows: list[Row] = field(default_factory=list)
     zeros: Size = (0, 0)  # rows and columns of `shape` that the layer before has padded
     name: str = "image"  # of the layer that it comes out of
+    start: Window = (0, 0)  # in pixels of the image: where its first pixel begins to see
 
 
 def record(name: str, kind: str, sources: Sequence[FeatureMap], effect: Effect) -> FeatureMap:
     """Return the feature map that a layer of this effect makes of others; note its cost."""
     first = sources[0]
     if len(sources) == 1:
-        seen, stride = first.receptive_field, first.stride
+        seen, stride, start = first.receptive_field, first.stride, first.start
     else:
-        seen, stride = _merged(sources, effect.shape[:-1])
+        seen, stride, start = _merged(sources, effect.shape[:-1])
+    if any(effect.before) and stride is not None:
+        start = tuple(a - n * s for a, n, s in zip(start, effect.before, stride, strict=False))
     if effect.window != POINT or effect.strides != POINT:
         seen, stride = _slid(seen, stride, effect.window, effect.strides)
     origins = tuple([source.name for source in sources])
@@ -67,15 +80,16 @@ def record(name: str, kind: str, sources: Sequence[FeatureMap], effect: Effect) 
             effect.frozen,
         )
     )  # fmt: skip
-    return FeatureMap((None, *effect.shape), seen, stride, first.rows, effect.zeros, name)
+    return FeatureMap((None, *effect.shape), seen, stride, first.rows, effect.zeros, name, start)
 
 
 def _slid(
-    seen: Size | None, stride: Size | None, window: Size | None, strides: Size | None
-) -> tuple[Size | None, Size | None]:
+    seen: Window | None, stride: Size | None, window: Window | None, strides: Size | None
+) -> tuple[Window | None, Size | None]:
     """Return what a window sees that slides over what is seen, and its stride, where known."""
     if stride is None or window is None or len(stride) != len(window):
-        seen = None
+        # Pixels that all are seen at once stay so, wherever they are put.
+        seen = (ALL,) * len(seen) if seen and ALL in seen else None
     elif seen is not None:
         seen = tuple(r + (k - 1) * s for r, k, s in zip(seen, window, stride, strict=True))
     if stride is None or strides is None or len(stride) != len(strides):
@@ -84,17 +98,27 @@ def _slid(
     return seen, tuple(map(int, steps)) if all(n.denominator == 1 for n in steps) else None
 
 
-def _merged(sources: Sequence[FeatureMap], size: Size) -> tuple[Size | None, Size | None]:
-    """Return what several maps see together, and their stride where it is one.
+def _merged(sources: Sequence[FeatureMap], size: Size) -> tuple[Window | None, Size | None, Window]:
+    """Return what several maps see together, their stride where it is one, and where that starts.
 
-    A map of another size than theirs is spread over them, as a gate is, and has no say in it.
+    From the first that one of them sees to the last: branches may be shifted against each other. A
+    map of another size than theirs is spread over them, as a gate is, and has no say in it.
     """
+    pixel_by_pixel = [source for source in sources if source.shape[1:-1] == size]
+    strides = {source.stride for source in pixel_by_pixel}
+    stride = strides.pop() if len(strides) == 1 else None
+    starts = [x.start for x in pixel_by_pixel or sources[:1]]
+    start = tuple(map(min, zip(*starts, strict=False)))
     fields = [source.receptive_field for source in sources]
     known = [field for field in fields if field is not None]
-    alike = len(known) == len(fields) and len(set(map(len, known))) == 1
-    seen = tuple(map(max, zip(*known, strict=True))) if alike else None
-    strides = {source.stride for source in sources if source.shape[1:-1] == size}
-    return seen, strides.pop() if len(strides) == 1 else None
+    if len(known) < len(fields) or len(set(map(len, known))) > 1:
+        return None, stride, start
+    ends = [
+        tuple(a + r - low for a, r, low in zip(x.start, field, start, strict=False))
+        for x, field in zip(sources, known, strict=True)
+        if x.shape[1:-1] == size
+    ]
+    return tuple(map(max, zip(*known, *ends, strict=False))), stride, start
 
 
 def trace_layer(kind: str, config: Config, inputs: Any) -> FeatureMap:

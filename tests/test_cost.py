@@ -209,8 +209,8 @@ def test_json_says_what_the_layers_are():
                 "params": 0,
                 "macs": 0,
                 "activation_bytes": 216,
-                "receptive_field": None,
-                "stride": None,
+                "receptive_field": [1, 3],
+                "stride": [1, 2],
             },
             {
                 "name": "c",
@@ -219,8 +219,8 @@ def test_json_says_what_the_layers_are():
                 "params": 0,
                 "macs": 0,
                 "activation_bytes": 8,
-                "receptive_field": None,
-                "stride": None,
+                "receptive_field": [9, 7],
+                "stride": [9, 6],
             },
         ],
     }
@@ -390,28 +390,80 @@ def test_what_enlarges_a_map_divides_its_stride():
     }
 
 
-def refused_layer(name):
-    class Own(layers.Layer):
-        def build(self, shape):
-            self.kernel = self.add_weight(shape=(shape[-1], 2))
+# Layers of somebody's own: what the operations of Keras in them cost is known.
 
-        def call(self, x):
-            return ops.matmul(x, self.kernel)
 
-    return Own(name=name)
+class Squared(layers.Layer):
+    """A matrix and its square, by operations of no backend's own, and a layer within."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], shape[-1]))
+        self.dense = layers.Dense(5)
+        self.dense.build(shape)
+
+    def call(self, x, factor=1):
+        x = x @ self.kernel * factor
+        return self.dense(ops.einsum("bhwc,cd->bhwd", x, self.kernel))
+
+
+class Shifted(layers.Conv2D):
+    """A convolution like any, under another name."""
+
+
+class Both(layers.Layer):
+    """Two outputs of two inputs."""
+
+    def call(self, x, y):
+        return ops.einsum("bhwc,bhwd->bhwc", x, y), x + y
+
+
+class Raw(layers.Layer):
+    """What it does is known to a backend alone."""
+
+    def call(self, x):
+        return keras.src.backend.numpy.einsum("bhwc,bhvc->bhwv", x, x)
+
+
+OWN = {
+    "a lambda": (lambda x: layers.Lambda(lambda x: x @ ops.swapaxes(x, 2, 3))(x), 64 * 8 * 3, None),
+    "a lambda on pixels": (lambda x: layers.Lambda(lambda x: x * 2 + 1)(x), 0, (1, 1)),
+    "a lambda that pads": (lambda x: layers.Lambda(lambda x: ops.max_pool(
+        ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 3, 1))(x), 0, None),
+    "weights and a layer": (lambda x: Squared()(x, factor=2), 64 * (9 + 9 + 15), None),
+    "a kind of convolution": (lambda x: Shifted(5, 3, groups=1)(x), 36 * 27 * 5, None),
+    "two outputs": (lambda x: layers.Add()(Both()(x, x)), 64 * 9, None),
+    "a transposed convolution": (lambda x: layers.Lambda(lambda x: ops.conv_transpose(
+        x, np.ones((2, 2, 7, 3), "float32"), strides=2))(x), 64 * 2 * 2 * 7 * 3, None),
+    "separable": (lambda x: layers.Lambda(lambda x: ops.separable_conv(
+        x, np.ones((3, 3, 3, 2), "float32"), np.ones((1, 1, 6, 4), "float32")))(x),
+        36 * (54 + 24), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("graph", "macs", "field"), OWN.values(), ids=OWN.keys())
+def test_layers_of_ones_own_cost_what_is_in_them(graph, macs, field):
+    image = keras.Input((8, 8, 3))
+    model = keras.Model(image, graph(image))
+    found = cost(model)
+    assert found.macs == macs
+    assert found.params == sum(prod(w.shape) for w in model.trainable_weights)
+    assert found.layers[-1].receptive_field == field
+    assert found.layers[-1].shape == model.output_shape[1:]
+    assert cost(model).macs == macs, "it is not the same the second time"
 
 
 @pytest.mark.parametrize(
     ("graph", "what"),
     [
-        (lambda x: refused_layer("mine")(x), r"mine \(Own\)"),
+        (lambda x: Raw(name="mine")(x), r"mine \(Raw\)"),
         (
             lambda x: layers.TimeDistributed(layers.Dense(2), name="each")(x),
             r"each \(TimeDistributed\)",
         ),
         (lambda x: layers.ConvLSTM1D(2, 3, name="memory")(x), r"memory \(ConvLSTM1D\)"),
         (lambda x: layers.Dot(axes=3, name="dot")([x, x]), r"dot \(Dot\)"),
-        (lambda x: ops.conv(x, np.ones((3, 3, 3, 2), "float32")), r"\(Conv\)"),
+        (lambda x: layers.Lambda(lambda x: np.array(x), (2,), name="l")(x), r"l \(Lambda\)"),
+        (lambda x: ops.tensordot(x, x, 1), r"\(Tensordot\)"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:The structure of `inputs`")
@@ -593,9 +645,130 @@ def test_moving_averages_are_weights_that_are_not_trained():
     assert (row.params, row.frozen) == (128, 128)
 
 
-def test_the_smallest_image_is_known_of_a_name_alone():
-    assert cost("googlenet").min_size == 17
-    assert cost(builder.build("lenet5")).min_size is None
+@pytest.mark.parametrize("name", SMALL)
+def test_the_smallest_image_is_that_of_the_name(name, tmp_path):
+    model = builder.build(name, **arguments(name))
+    least = builder.min_size(name, **arguments(name))
+    assert cost(name, **arguments(name)).min_size == cost(model).min_size == least
+    model.trainable = False
+    model.save(tmp_path / "model.keras")
+    assert cost(tmp_path / "model.keras").min_size == least
+
+
+def test_the_smallest_image_of_a_foreign_graph():
+    image = keras.Input((16, 12, 3))
+    x = layers.MaxPooling2D(2)(layers.Conv2D(4, 3)(image))
+    # 8: 6, 3, and 1 beside 3 - 2 = 1; 7: 5, 2, and nothing of the 3x3.
+    branches = [layers.Conv2D(2, 3)(x), layers.AveragePooling2D(3, 1)(x)]
+    x = layers.Flatten()(layers.Concatenate()(branches))
+    assert cost(keras.Model(image, layers.Dense(3)(x))).min_size == 8
+    chain = keras.Sequential([keras.Input((9, 9, 1)), layers.Conv2D(2, 5), layers.ReLU()])
+    assert cost(chain).min_size == 5
+
+
+def test_branches_that_fit_at_some_sizes_only_count():
+    image = keras.Input((9, 9, 3))
+    # Half of the pixels, rounded up and down: the same where they are even.
+    one = layers.MaxPooling2D(2, padding="same")(image)
+    two = layers.MaxPooling2D(2)(layers.ZeroPadding2D(((0, 1), (0, 1)))(image))
+    three = layers.Conv2D(3, 2, strides=2)(layers.ZeroPadding2D(((0, 1), (0, 1)))(image))
+    x = layers.Add()([one, two, three])
+    assert cost(keras.Model(image, x)).min_size == 2
+
+
+def test_the_smallest_image_may_not_be_known():
+    image = keras.Input((8, 8, 3))
+    unknown = [
+        layers.Multiply()([image, image]),
+        layers.Lambda(lambda x: x * 2)(image),
+        Squared()(image),
+        layers.Conv2D(2, 3, data_format="channels_first")(image),
+        shared(image),
+    ]
+    for x in unknown:
+        assert cost(keras.Model(image, x)).min_size is None
+    vector, pair = keras.Input((5,)), [image, keras.Input((8, 8, 3))]
+    assert cost(keras.Model(vector, layers.Dense(2)(vector))).min_size is None
+    assert cost(keras.Model(pair, layers.Add()(pair))).min_size is None
+
+
+def test_a_reshape_to_one_size_needs_it():
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(2, 3, padding="same")(layers.Reshape((4, 16, 3))(image))
+    assert cost(keras.Model(image, x)).min_size == 8
+
+
+def test_scaling_of_pixels_may_be_asked_for_by_name():
+    for preprocessing in ("symmetric", "unit"):
+        options = {"input_shape": (32, 32, 1), "preprocessing": preprocessing}
+        agree(cost("lenet5", **options), cost(builder.build("lenet5", **options)))
+    with pytest.raises(UsageError, match="vgg16: weights are not part of its cost"):
+        cost("vgg16", weights="imagenet")
+    assert cost("lenet5", weights=None) is not None
+
+
+# What is seen, beside what is measured: the pixels that change the one in the middle of the last
+# map, where all weights and pixels are positive.
+
+
+def shift(x):
+    """The second path of NASNet's reduction: a map that begins a pixel later."""
+    x = layers.ZeroPadding2D(((0, 1), (0, 1)))(x)
+    return layers.Cropping2D(((1, 0), (1, 0)))(x)
+
+
+def beside(*paths):
+    return lambda x: layers.Add()([path(x) for path in paths])
+
+
+def conv2d(size=3, strides=1, padding="same", **config):
+    return layers.Conv2D(3, size, strides, padding, **config)
+
+
+SEEN = {
+    "residual": beside(conv2d(), lambda x: x),
+    "shifted": beside(conv2d(1, 2), lambda x: conv2d(1, 2)(shift(x))),
+    "shifted behind a stride": lambda x: beside(conv2d(), shift)(conv2d(3, 2)(x)),
+    "cropped on one side": beside(
+        lambda x: layers.Cropping2D(((4, 0), (4, 0)))(conv2d()(x)),
+        lambda x: layers.Cropping2D(((0, 4), (0, 4)))(conv2d()(x)),
+    ),
+    "padded on one side": beside(
+        lambda x: layers.ZeroPadding2D(((2, 0), (0, 0)))(x),
+        lambda x: layers.ZeroPadding2D(((0, 2), (0, 0)))(conv2d((1, 3))(x)),
+    ),
+    "padded unevenly": beside(conv2d(2), conv2d(3), conv2d(4, dilation_rate=2)),
+    "strided unevenly": beside(conv2d(2, 2), conv2d(3, 2), layers.AveragePooling2D(4, 2, "same")),
+    "asymmetric": beside(conv2d((1, 5)), lambda x: conv2d((3, 1), dilation_rate=2)(shift(x))),
+}
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="uses a tape")
+@pytest.mark.parametrize("graph", SEEN.values(), ids=SEEN.keys())
+def test_what_is_seen_is_what_changes_the_output(graph):
+    import tensorflow as tf
+
+    image = keras.Input((32, 32, 3))
+    model = keras.Model(image, graph(image))
+    for weight in model.weights:
+        weight.assign(np.random.default_rng(0).random(weight.shape))
+    x = tf.Variable(np.random.default_rng(1).random((1, 32, 32, 3), "float32"))
+    rows, columns = (n // 2 for n in model.output_shape[1:3])
+    with tf.GradientTape() as tape:
+        middle = tf.reduce_sum(model(x)[0, rows, columns])
+    changed = np.any(np.asarray(tape.gradient(middle, x))[0], -1).nonzero()
+    measured = tuple(int(np.ptp(places)) + 1 for places in changed)
+    assert cost(model).layers[-1].receptive_field == measured
+
+
+def test_pixels_that_are_mixed_are_all_seen():
+    found = {row.name: row for row in cost("mixer_s32", input_shape=(64, 96, 3)).layers}
+    assert found["patches_conv"].receptive_field == (32, 32)
+    assert found["mixer1_tokens_last"].receptive_field == (32, 96)
+    assert found["mixer1_tokens_add"].receptive_field == (64, 96)
+    assert found["logits"].receptive_field == (64, 96)
+    assert found["mixer1_tokens_add"].stride is None
+    json.dumps(to_json(cost("mixer_s32")), allow_nan=False)
 
 
 # keras.applications, each counted by itself from the shapes of its layers' kernels and outputs:
