@@ -6,6 +6,7 @@ from pathlib import Path
 from keras_cnns import recipe as recipes, report, runs, train, tune, zoo
 from keras_cnns.cost import cost
 from keras_cnns.export.subject import export_subject
+from keras_cnns.tune import pictures
 
 # GoogLeNet at a quarter of its filters, with the stem for small images.
 NETWORK = ("model.name=inception_v1", "model.width=0.25", "model.spec.stem.kind=small")
@@ -67,7 +68,7 @@ def demo(out: Path, *, echo: Callable[[str], object] = print) -> bool:
         facts=facts,
         history=runs.read_history(run.path),
         evaluation=found,
-        trials=searched,
+        trials=pictures.told(searched),
         artifacts=made["artifacts"],
     )
     return all(record["passed"] for record in made["artifacts"])

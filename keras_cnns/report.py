@@ -73,7 +73,8 @@ def write(
             true and by predicted class) and `mistakes` (image: uint8 [height, width, channels],
             label, predicted, score, file).
         trials: what `keras-cnns tune --json` prints, with `paper` (the id of the paper's own
-            split), `max_macs`, `narrowed`, `start` and `objective` where there are such.
+            split), `max_macs`, `rejected`, `start`, `objective` and `figures` (each with its
+            `note`) where there are such.
         artifacts: what `keras-cnns verify --json` lists.
     """
     write_page(
@@ -220,7 +221,9 @@ def _search(trials: Mapping[str, Any]) -> dict[str, Any]:
         "figure": _scatter(rows, objective, trials.get("max_macs"), start),
         "rows": rows[:MAX_TRIALS],
         "count": len(rows),
-        "narrowed": trials.get("narrowed"),
+        "rejected": trials.get("rejected"),
+        "figures": trials.get("figures"),
+        "repeats": trials.get("repeats"),
         "start": start,
         "statuses": Counter(row["status"] for row in rows),
     }

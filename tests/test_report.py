@@ -31,7 +31,7 @@ TRIALS = {
          "score": float("nan"), "status": "failed", "why": "the loss became NaN"},
     ],
     "best": 1, "pareto": [0, 1], "paper": 0, "max_macs": 600_000,
-    "objective": "validation accuracy", "narrowed": 12,
+    "objective": "validation accuracy", "rejected": 12,
 }  # fmt: skip
 ARTIFACTS = [
     {"file": "model.tflite", "format": "tflite", "quantization": "none", "bytes": 1_234_567,
@@ -152,8 +152,8 @@ def test_text_is_escaped(page):
         "<script>alert(1)</script> 85.4% 100.0% 48",
         "k2 100.0% 85.7% 42",
         "k2 51% was <script>alert(1)</script>",
-        "4 trials: 2 completed, 1 refused, 1 failed. 12 proposals were narrowed before a model was "
-        "built. The best, trial 1, reaches 98.75% at 500.0k MACs; the paper's split 97.00% at "
+        "4 trials: 2 completed, 1 refused, 1 failed. 12 proposals were turned down before a model "
+        "was built. The best, trial 1, reaches 98.75% at 500.0k MACs; the paper's split 97.00% at "
         "416.5k.",
         "c1.filters 6 → 8",
         "failed: the loss became NaN",

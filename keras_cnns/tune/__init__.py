@@ -85,8 +85,8 @@ def tune(
     Returns:
         {"trials": [{id, values, spec, params, macs, score, status, why, seconds}], "best",
         "pareto", "paper" (the id of the network as it stands), "space", "rejected" (how many
-        proposals), "refused" (as trials: those too slow), "repeats", "winner", "start",
-        "max_macs", "objective"}.
+        proposals), "refused" (as trials: those too slow), "repeats", "winner", "importance" (of
+        each dimension), "given" (the spec as it stands), "start", "max_macs", "objective"}.
 
     Raises:
         UsageError: as `train.train`, and where nothing fits the budget: the cheapest is named.
@@ -150,7 +150,8 @@ def tune(
         else:
             with Trainer() as trainer:
                 train_here(search, recipe, out, trainer)
-        found = write()
+        found = {**write(), "importance": answer.importance(book.trials())}
+        runs.write_text(out / "trials.json", json.dumps(found, indent=1) + "\n")
     if len(found["trials"]) < trials:
         print(f"the space has only {len(found['trials'])} networks to try", file=sys.stderr)
     if found["best"] is None:

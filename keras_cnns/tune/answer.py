@@ -62,6 +62,7 @@ def summary(records: Sequence[Record], market: Market) -> Found:
         "space": market.space.kind,
         "rejected": sum(trial["rejected"] for trial in trials),
         "refused": [row(trial, market) for trial in trials if trial["status"] == "refused"],
+        "given": specs.to_dict(market.space.spec_of({})),
         "objective": "validation accuracy",
         "max_macs": market.budget.max_macs,
     }
@@ -130,6 +131,29 @@ def _paired(pairs: Sequence[tuple[float, float]]) -> float | None:
     if len({round(a - b, 12) for a, b in pairs}) < 2:
         return None
     return float(ttest_rel(*zip(*pairs, strict=True)).pvalue)
+
+
+def importance(records: Sequence[Record]) -> Found | None:
+    """Return how much each dimension matters for the score; None for fewer than ten trials.
+
+    Breiman 2001, https://doi.org/10.1023/A:1010933404324: what a random forest loses, as a part of
+    the variance, when the values of a dimension are shuffled; and what it explains of the trials
+    that its trees have not seen.
+    """
+    done = ranked(records)
+    if len(done) < 10 or len({trial["score"] for trial in done}) < 2:
+        return None
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.inspection import permutation_importance
+
+    names = list(done[0]["values"])
+    points = [[trial["values"][name] for name in names] for trial in done]
+    scores = [trial["score"] for trial in done]
+    forest = RandomForestRegressor(100, min_samples_leaf=2, oob_score=True, random_state=0)
+    forest.fit(points, scores)
+    lost = permutation_importance(forest, points, scores, n_repeats=3, random_state=0)
+    of = dict(zip(names, (round(float(x), 4) for x in lost.importances_mean), strict=True))
+    return {"of": of, "explained": round(float(forest.oob_score_), 4)}
 
 
 def write_recipes(out: Path, recipe: Recipe, found: Found) -> None:
