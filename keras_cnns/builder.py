@@ -93,7 +93,7 @@ def plan(
         )
     classes = _count(net.num_classes if num_classes is None else num_classes)
     if not classes:
-        raise UsageError(f"{net.name}: received {num_classes!r} classes; give a number above 0")
+        raise UsageError(f"{net.name}: received {num_classes!r} classes, but at least 1 is needed")
     if auxiliary and not net.auxiliary_params:
         able = ", ".join(n.name for n in NETS.values() if n.auxiliary_params)
         raise UsageError(f"{net.name} has no auxiliary heads; networks that have: {able}")

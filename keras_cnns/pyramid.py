@@ -61,8 +61,8 @@ def features(
 def _check_levels(name: str, maps: dict[int, Row], wanted: list[int] | None) -> None:
     if not maps:
         raise UsageError(
-            f"{name} has no feature map of a known stride; "
-            "of a model within a model, give that model"
+            f"{name} has no feature map that every path goes through at a known stride, as where "
+            "positions are mixed; of a model within a model, give that model"
         )
     if wanted is not None and (not wanted or any(level not in maps for level in wanted)):
         raise UsageError(f"{name}: received levels {wanted}; it has {', '.join(map(str, maps))}")

@@ -1,11 +1,15 @@
 """What is to be shown of a network: of a name, a recipe, a run folder or a .keras file."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from keras_cnns import recipe as recipes, runs, spec as specs, zoo
 from keras_cnns.cost import Cost, cost
+from keras_cnns.errors import UsageError
 from keras_cnns.memory import in_words
+
+TAKEN = "give a network's name, a RECIPE.toml, a run folder or a .keras file"
 
 
 class Shown(NamedTuple):
@@ -15,26 +19,35 @@ class Shown(NamedTuple):
     spec: Any = None
 
 
-def find(network: str) -> Shown:
+def find(network: str, settings: Iterable[str] = ()) -> Shown:
     """Return what a name, a RECIPE.toml, a run folder or a .keras file stands for.
 
     What a recipe leaves to the data is the network's own.
 
+    Args:
+        network: one of them.
+        settings: changes to the recipe of a name or a file, as "model.width=0.5".
+
     Raises:
-        UsageError: where it is none of these.
+        UsageError: where it is none of these, or settings are for what is made already.
 
     >>> find("lenet5").spec["c3"]
     16
     """
-    path = Path(network)
+    path, settings = Path(network), tuple(settings)
+    made = path.suffix == ".keras" or (path.is_dir() and network and network not in zoo.NETS)
+    if made and settings:
+        raise UsageError(f"{network}: settings are for a name or a recipe; this is made already")
     if path.suffix == ".keras":
         return Shown(cost(path))
-    if path.suffix == ".toml":
-        return _of_recipe(recipes.load(path))
-    if path.is_dir() and network not in zoo.NETS:
+    if made:
         run = runs.open_run(path)
         return _of_recipe(run.recipe, classes=len(run.labels))
-    return _of_recipe(recipes.load(network))
+    if path.suffix == ".toml" and not path.exists():
+        raise UsageError(f"{network}: there is no such file; {TAKEN}")
+    if not network or (path.is_file() and path.suffix != ".toml"):
+        raise UsageError(f'"{network}" is nothing to show; {TAKEN}')
+    return _of_recipe(recipes.override(recipes.load(network), settings))
 
 
 def _of_recipe(recipe: recipes.Recipe, classes: int | None = None) -> Shown:

@@ -53,6 +53,7 @@ CAFFE = "Caffe's model zoo, counted"
 PYTORCHCV = "pytorchcv's table of weights"
 KERAS = "keras.applications, counted"
 COUNTED = "no published count; counted independently"
+ROUNDED = "no exact published count; counted independently"  # the paper prints millions
 DEPLOYED = "the paper has the deployed form's; this form counted independently"
 # fmt: off
 _ROWS = (
@@ -71,13 +72,13 @@ _ROWS = (
     Net("nin_d2l", "NiN", 2013, "nin:NIN_D2L", 1_992_166, 762_297_352, 67, COUNTED, (224, 224, 1),
         10),
     Net("vgg11", "VGG", 2014, "vgg:VGG11", 132_863_336, 7_609_090_048, 32, TORCHVISION),
-    Net("vgg11_lrn", "VGG", 2014, "vgg:VGG11_LRN", 132_863_336, 7_609_090_048, 32, COUNTED),
+    Net("vgg11_lrn", "VGG", 2014, "vgg:VGG11_LRN", 132_863_336, 7_609_090_048, 32, ROUNDED),
     Net("vgg11_bn", "VGG", 2014, "vgg:VGG11_BN", 132_868_840, 7_609_090_048, 32, TORCHVISION),
     Net("vgg13", "VGG", 2014, "vgg:VGG13", 133_047_848, 11_308_466_176, 32, TORCHVISION),
     Net("vgg13_bn", "VGG", 2014, "vgg:VGG13_BN", 133_053_736, 11_308_466_176, 32, TORCHVISION),
     Net("vgg16", "VGG", 2014, "vgg:VGG16", 138_357_544, 15_470_264_320, 32, TORCHVISION),
     Net("vgg16_bn", "VGG", 2014, "vgg:VGG16_BN", 138_365_992, 15_470_264_320, 32, TORCHVISION),
-    Net("vgg16_c", "VGG", 2014, "vgg:VGG16_C", 133_638_952, 11_770_888_192, 32, COUNTED),
+    Net("vgg16_c", "VGG", 2014, "vgg:VGG16_C", 133_638_952, 11_770_888_192, 32, ROUNDED),
     Net("vgg19", "VGG", 2014, "vgg:VGG19", 143_667_240, 19_632_062_464, 32, TORCHVISION),
     Net("vgg19_bn", "VGG", 2014, "vgg:VGG19_BN", 143_678_248, 19_632_062_464, 32, TORCHVISION),
     Net("inception_v1", "Inception", 2014, "inception_v1:INCEPTION_V1", 6_998_552, 1_582_671_872,
@@ -116,18 +117,18 @@ _ROWS = (
         PYTORCHCV),
     Net("plain18", "ResNet", 2015, "resnet:PLAIN18", 11_515_688, 1_794_805_760, 17, COUNTED),
     Net("plain34", "ResNet", 2015, "resnet:PLAIN34", 21_623_848, 3_644_493_824, 17, COUNTED),
-    Net("resnet20_cifar", "ResNet", 2015, "resnet:RESNET20_CIFAR", 269_722, 40_551_040, 3, COUNTED,
+    Net("resnet20_cifar", "ResNet", 2015, "resnet:RESNET20_CIFAR", 269_722, 40_551_040, 3, ROUNDED,
         CIFAR, 10),
-    Net("resnet32_cifar", "ResNet", 2015, "resnet:RESNET32_CIFAR", 464_154, 68_862_592, 3, COUNTED,
+    Net("resnet32_cifar", "ResNet", 2015, "resnet:RESNET32_CIFAR", 464_154, 68_862_592, 3, ROUNDED,
         CIFAR, 10),
-    Net("resnet44_cifar", "ResNet", 2015, "resnet:RESNET44_CIFAR", 658_586, 97_174_144, 3, COUNTED,
+    Net("resnet44_cifar", "ResNet", 2015, "resnet:RESNET44_CIFAR", 658_586, 97_174_144, 3, ROUNDED,
         CIFAR, 10),
     Net("resnet56_cifar", "ResNet", 2015, "resnet:RESNET56_CIFAR", 853_018, 125_485_696, 3,
-        COUNTED, CIFAR, 10),
+        ROUNDED, CIFAR, 10),
     Net("resnet110_cifar", "ResNet", 2015, "resnet:RESNET110_CIFAR", 1_727_962, 252_887_680, 3,
-        COUNTED, CIFAR, 10),
+        ROUNDED, CIFAR, 10),
     Net("resnet1202_cifar", "ResNet", 2015, "resnet:RESNET1202_CIFAR", 19_421_274, 2_829_238_912,
-        3, COUNTED, CIFAR, 10),
+        3, ROUNDED, CIFAR, 10),
     Net("plain20_cifar", "ResNet", 2015, "resnet:PLAIN20_CIFAR", 269_722, 40_551_040, 3, COUNTED,
         CIFAR, 10),
     Net("plain32_cifar", "ResNet", 2015, "resnet:PLAIN32_CIFAR", 464_154, 68_862_592, 3, COUNTED,
@@ -167,13 +168,13 @@ _ROWS = (
     Net("densenet264", "DenseNet", 2016, "densenet:DENSENET264", 33_337_704, 5_751_653_376, 29,
         COUNTED),
     Net("densenet40_cifar", "DenseNet", 2016, "densenet:DENSENET40_CIFAR", 1_019_722, 264_812_928,
-        4, COUNTED, CIFAR, 10),
+        4, ROUNDED, CIFAR, 10),
     Net("densenet100_bc_cifar", "DenseNet", 2016, "densenet:DENSENET100_BC_CIFAR", 769_162,
         287_929_692, 4, PYTORCHCV, CIFAR, 10),
     Net("repvgg_a0", "RepVGG", 2021, "repvgg:REPVGG_A0", 9_108_968, 1_512_581_120, 17, DEPLOYED),
     Net("repvgg_a1", "RepVGG", 2021, "repvgg:REPVGG_A1", 14_092_264, 2_626_488_320, 17, DEPLOYED),
     Net("repvgg_a2", "RepVGG", 2021, "repvgg:REPVGG_A2", 28_210_600, 5_685_345_280, 17, DEPLOYED),
-    Net("repvgg_b0", "RepVGG", 2021, "repvgg:REPVGG_B0", 15_817_960, 3_397_191_680, 17, COUNTED),
+    Net("repvgg_b0", "RepVGG", 2021, "repvgg:REPVGG_B0", 15_817_960, 3_397_191_680, 17, ROUNDED),
     Net("repvgg_b1", "RepVGG", 2021, "repvgg:REPVGG_B1", 57_415_016, 13_128_089_600, 17, DEPLOYED),
     Net("repvgg_b1g2", "RepVGG", 2021, "repvgg:REPVGG_B1G2", 45_782_376, 9_788_375_040, 17,
         DEPLOYED),
@@ -189,10 +190,10 @@ _ROWS = (
         COUNTED),
     Net("repvgg_b3g4", "RepVGG", 2021, "repvgg:REPVGG_B3G4", 83_825_128, 17_849_159_680, 17,
         DEPLOYED),
-    Net("mixer_s32", "MLP-Mixer", 2021, "mixer:MIXER_S32", 19_104_624, 1_002_426_368, 32, COUNTED),
-    Net("mixer_s16", "MLP-Mixer", 2021, "mixer:MIXER_S16", 18_528_264, 3_776_958_464, 16, COUNTED),
-    Net("mixer_b32", "MLP-Mixer", 2021, "mixer:MIXER_B32", 60_293_428, 3_237_722_112, 32, COUNTED),
-    Net("mixer_b16", "MLP-Mixer", 2021, "mixer:MIXER_B16", 59_880_472, 12_601_767_936, 16, COUNTED),
+    Net("mixer_s32", "MLP-Mixer", 2021, "mixer:MIXER_S32", 19_104_624, 1_002_426_368, 32, ROUNDED),
+    Net("mixer_s16", "MLP-Mixer", 2021, "mixer:MIXER_S16", 18_528_264, 3_776_958_464, 16, ROUNDED),
+    Net("mixer_b32", "MLP-Mixer", 2021, "mixer:MIXER_B32", 60_293_428, 3_237_722_112, 32, ROUNDED),
+    Net("mixer_b16", "MLP-Mixer", 2021, "mixer:MIXER_B16", 59_880_472, 12_601_767_936, 16, ROUNDED),
 )
 # fmt: on
 NETS: Mapping[str, Net] = MappingProxyType({net.name: net for net in _ROWS})
@@ -208,6 +209,8 @@ def get(name: str) -> Net:
     >>> get("googlenet").name
     'inception_v1'
     """
+    if not isinstance(name, str):
+        raise UsageError(f"received {name!r}, not a network's name; keras-cnns list names them all")
     known = ALIASES.get(name, name)
     if known not in NETS:
         hint = suggest(name, [*NETS, *ALIASES]) or "; keras-cnns list names them all"

@@ -135,7 +135,10 @@ def test_a_level_that_is_not_there_is_refused_by_those_that_are():
 
 
 def test_a_mixer_is_refused():
-    with pytest.raises(UsageError, match="mixer_s32 has no feature map of a known stride"):
+    with pytest.raises(
+        UsageError,
+        match="mixer_s32 has no feature map that every path goes through at a known stride",
+    ):
         features("mixer_s32", **{**small("mixer_s32"), "spec": {"depth": 1}})
 
 
@@ -177,7 +180,9 @@ def test_a_map_that_a_branch_goes_round_does_not_count():
 def test_strides_that_are_no_power_of_two_have_no_level():
     image = keras.Input((36, 36, 3))
     x = conv(conv(conv(image, 4, 3, name="a"), 4, (1, 2), name="b"), 4, (4, 2), name="c")
-    with pytest.raises(UsageError, match="has no feature map of a known stride"):
+    with pytest.raises(
+        UsageError, match="has no feature map that every path goes through at a known stride"
+    ):
         features(keras.Model(image, x))
 
 

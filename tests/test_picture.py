@@ -6,6 +6,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import keras
 import pytest
 from click.testing import CliRunner
 
@@ -230,8 +231,8 @@ def test_show_says_what_is_needed():
     ]
     assert "at a batch of 256" in shown("lenet5", "--batch-size", 256)
     layers = shown("mixer_s32", "--layers").splitlines()
-    unknown = next(line for line in layers if line.startswith("mixer1_tokens_flat"))
-    assert unknown.split()[-2:] == ["-", "-"]
+    mixed = next(line for line in layers if line.startswith("mixer1_tokens_flat"))
+    assert mixed.split()[-2:] == ["224x224", "-"]
 
 
 def test_show_says_the_same_in_json():
@@ -262,6 +263,45 @@ def test_show_reads_recipes(tmp_path):
     assert found["spec"]["3a"]["conv1"] == 16
     spec = {"stem": {"kind": "small"}}
     assert found["params"] < cost("inception_v1", input_shape=(32, 32, 1), spec=spec).params / 10
+
+
+def test_show_takes_settings(tmp_path):
+    found = json.loads(
+        shown("lenet5", "--set", "model.spec.c3=8", "--set", "data.size=40", "--json")
+    )
+    assert found["inputs"] == {"image": [40, 40, 1]}
+    assert found["spec"]["c3"] == 8
+    (tmp_path / "a.toml").write_text('[model]\nname = "lenet5"\nspec.c1 = 3\n')
+    found = json.loads(shown(tmp_path / "a.toml", "--set", "model.spec.c3=8", "--json"))
+    assert (found["spec"]["c1"], found["spec"]["c3"]) == (3, 8)
+    assert "c33" in refused("lenet5", "--set", "model.spec.c33=8")
+    said = refused(tmp_path / "model.keras", "--set", "model.spec.c3=8")
+    assert "settings are for a name or a recipe; this is made already" in said
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        ("", '"" is nothing to show; give a network\'s name'),
+        ("README.md", "README.md\" is nothing to show; give a network's name, a RECIPE.toml"),
+        ("missing.toml", "missing.toml: there is no such file; give a network's name"),
+        ("missing.keras", "missing.keras: there is no such file"),
+        ("missing.md", 'unknown network "missing.md"'),
+    ],
+)
+def test_what_is_none_of_these_is_refused(network, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("# Read me")
+    assert said in refused(network)
+
+
+def test_a_model_that_does_nothing_is_not_drawn(tmp_path):
+    image = keras.Input((8, 8, 3))
+    keras.Model(image, image, name="nothing").save(tmp_path / "model.keras")
+    assert "nothing: 0 parameters" in shown(tmp_path / "model.keras")
+    page = tmp_path / "new" / "page.html"
+    assert "nothing has no layers" in refused(tmp_path / "model.keras", "--html", page)
+    assert not page.parent.exists()
 
 
 def test_show_draws(tmp_path):

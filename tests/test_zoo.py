@@ -146,12 +146,12 @@ def test_counts_are_those_of_others(name):
         assert net.params == int(oracle["params"])
         assert net.macs == int(oracle["macs"])
     if not oracle:
-        assert "no published count" in net.source, f"{name}: say so in its row, or add an oracle"
+        assert "published count" in net.source, f"{name}: say so in its row, or add an oracle"
     elif not oracle["published"]:
         assert "counted" in net.source, f"{name}: its row must say that its count is not published"
     else:
         assert net.source
-        assert "no published count" not in net.source
+        assert "published count" not in net.source
 
 
 def test_every_oracle_is_of_a_network():
@@ -630,6 +630,16 @@ def test_an_unknown_name_gets_the_closest_one():
         builder.build("transformer")
 
 
+@pytest.mark.parametrize("name", [None, 5, ["vgg16"]], ids=str)
+def test_what_is_no_name_is_refused(name):
+    with pytest.raises(UsageError, match="not a network's name"):
+        builder.build(name)
+
+
+def test_a_number_of_classes_may_be_numpys():
+    assert builder.trace("lenet5", num_classes=np.int64(7)).shape == (None, 7)
+
+
 @pytest.mark.parametrize("alias", zoo.ALIASES)
 def test_an_alias_is_the_network(alias):
     assert zoo.get(alias) is zoo.NETS[zoo.ALIASES[alias]]
@@ -674,6 +684,7 @@ def test_the_table_cannot_be_changed():
         ({"num_classes": 0}, "0 classes, but at least 1"),
         ({"num_classes": -3}, "-3 classes"),
         ({"num_classes": 2.5}, "2.5 classes"),
+        ({"weights": 5}, 'received weights 5; give "imagenet" or a path'),
         ({"input_shape": (32, 32)}, r"input_shape \(32, 32\).*height, width, channels"),
         ({"input_shape": (32, 32, 0)}, "input_shape"),
         ({"input_shape": (None, None, 1)}, "input_shape"),

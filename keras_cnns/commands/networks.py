@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keras_cnns.errors import UsageError
-from keras_cnns.terminal import Amount, as_json, print_json, table, working
+from keras_cnns.terminal import Amount, as_json, print_json, settings, table, working
 
 if TYPE_CHECKING:
     from keras_cnns.trace import Row
@@ -35,11 +35,14 @@ def list_(
     nets = [zoo.get(name) for name in names]
     fields = ("name", "year", "family", "params", "macs", "input_shape", "min_size", "source")
     rows = [tuple(getattr(net, field) for field in fields) for net in nets]
+    limits = " within these limits" if family or max_params or max_macs else ""
+    nothing = f'no network matches "{pattern}"{limits}; keras-cnns list names them all'
     if as_json:
+        if not nets:
+            click.echo(nothing, err=True)
         return print_json([dict(zip(fields, row, strict=True)) for row in rows])
     if not nets:
-        limits = " within these limits" if family or max_params or max_macs else ""
-        raise UsageError(f'no network matches "{pattern}"{limits}; keras-cnns list names them all')
+        raise UsageError(nothing)
     header = ("name", "year", "family", "params", "MACs", "input", "smallest", "source")
     rows = [(name, str(year), *rest) for name, year, *rest in rows]
     table(header, rows, markdown=markdown)
@@ -48,12 +51,15 @@ def list_(
 @click.command()
 @click.argument("network", metavar="NET|RECIPE.toml|RUN|FILE.keras")
 @click.option("--layers", is_flag=True, help="Print the table of layers.")
+@settings
 @click.option(
     "--batch-size", default=32, show_default=True, type=click.IntRange(1), help="For training."
 )
 @click.option("--html", type=click.Path(path_type=Path), help="Draw the network on a page.")
 @as_json
-def show(network: str, layers: bool, batch_size: int, html: Path | None, as_json: bool) -> None:
+def show(
+    network: str, layers: bool, settings: Any, batch_size: int, html: Path | None, as_json: bool
+) -> None:
     """Show what a network costs, its spec, its layers."""
     from keras_cnns import cost, runs
     from keras_cnns.show import find, summary
@@ -61,7 +67,9 @@ def show(network: str, layers: bool, batch_size: int, html: Path | None, as_json
     if html and html.is_dir():
         raise UsageError(f"{html} is a folder; --html is a file")
     with working():
-        found, spec = find(network)
+        found, spec = find(network, settings)
+    if html and not found.layers:
+        raise UsageError(f"{found.name} has no layers; there is nothing to draw")
     if html:
         from keras_cnns import picture
 

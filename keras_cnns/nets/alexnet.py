@@ -5,8 +5,10 @@ has it; `ALEXNET_D2L` the simplified one of Zhang et al., Dive into Deep Learnin
 
 Departures from the papers:
 - Images of 227x227: the paper says 224, which its own 55x55 maps do not follow from.
-- He's initialisation; the paper's fixed deviation of 0.01 needs its learning rates by hand.
-- The two halves that ran on two GPUs are the two groups of one convolution.
+- He's initialisation, biases of zero; the paper's fixed deviation of 0.01, with biases of one in
+  five of its layers, needs its learning rates by hand.
+- The two halves that ran on two GPUs are the two groups of one convolution; in ALEXNET_1COL, a
+  single column, every convolution sees all maps.
 - ALEXNET_OWT drops out after each hidden dense layer, torchvision before.
 """
 

@@ -7,6 +7,7 @@ Departures from the paper:
 - The first convolution is a plain one; the paper's is depthwise separable, of multiplier 8.
 - Convolutions keep their biases, which the normalisation cancels, as in the network's usual count.
   The paper's own, 13.6 million, does not follow from its figure 5.
+- 4c, 4d and 4e have the filters of their branches, which do not sum to the sizes printed there.
 - No dropout, as in the quicker trainings of section 4.2.1; the paper's baseline has it.
 - He's initialisation; epsilon 1e-3, as in the authors' code.
 """

@@ -5,6 +5,7 @@ Departures from the paper:
 - S2 and S4 are plain averages; the paper's have a trainable scale and bias, and a tanh.
 - tanh(x), where the paper has 1.7159 tanh(2x / 3).
 - A dense layer with softmax in place of distances to fixed 7x12 bitmaps.
+- He's and Glorot's initialisation; the paper's is uniform, within 2.4 over a unit's inputs.
 """
 
 from typing import Any, NamedTuple

@@ -3,6 +3,9 @@
 Departures from the papers:
 - In bottlenecks the stride stands in the 3x3 convolution ("v1.5"), as in the authors' later code
   and torchvision; the nets named `_v1` have it in the first 1x1, as the paper.
+- Shortcuts that change shapes are projections for ImageNet, the paper's option B, of 18 and 34
+  layers too, for which table 2 has zeros, option A: `{"shortcut": "zeros"}`.
+- `resnet200` has the depths of the 2016 paper's, in the order of 2015; there it is pre-activated.
 - The pre-activation nets for ImageNet (`_v2`) keep a normalisation after the first convolution, and
   a projection wherever the shape changes. `_v2_keras` is the variant of keras.applications: its
   stride is in the last block of a stage, some convolutions have biases.

@@ -1,6 +1,7 @@
 """Weights from elsewhere: keras.applications' networks, our own files, torch's state dicts."""
 
 from collections.abc import Iterable
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ def carry(
     Raises:
         UsageError: there are none, or they are for another model.
     """
+    if not isinstance(weights, str | PathLike):
+        raise UsageError(f'{net.name}: received weights {weights!r}; give "imagenet" or a path')
     path = Path(weights)
     if weights == "imagenet":
         sibling, source = applications.sibling_of(net), applications.source_of(net)
