@@ -69,7 +69,8 @@ def examples(
     seen = source.dataset(split).map(look, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     if not views.dense:
         return seen.batch(max(1, batch_size // views.looks)).map(in_a_row).prefetch(2)
-    each = seen.batch(batch_size if source.size else 1)
+    largest = max(crops.sides(views, image_shape[0])) ** 2
+    each = seen.batch(max(1, batch_size * image_shape[0] ** 2 // largest) if source.size else 1)
     return each.map(lambda r: {**r, "parts": tuple(x[:, 0] for x in r["parts"])}).prefetch(2)
 
 
