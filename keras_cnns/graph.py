@@ -5,7 +5,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from keras_cnns import kinds
+from keras_cnns import archive, kinds
 from keras_cnns.arithmetic import Effect, Shape, Size
 from keras_cnns.errors import UsageError
 from keras_cnns.quiet import start_keras
@@ -38,18 +38,22 @@ class _Reading(NamedTuple):
 
 
 def load_model(path: str | Path) -> "keras.Model":
-    """Return the model in a .keras file; code in it is refused.
+    """Return the model in a .keras file; code in it is refused, and sizes that it has no values of.
 
     Raises:
         UsageError: for a file that is not a Keras model.
     """
+    size = archive.check(Path(path))
     start_keras()
     import keras
 
     import keras_cnns.layers  # noqa: F401  registers our layers by name
 
     try:
-        return keras.saving.load_model(path, compile=False)
+        with archive.at_most(size, Path(path)):
+            return keras.saving.load_model(path, compile=False)
+    except UsageError:
+        raise
     except (ValueError, OSError, TypeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"{path} cannot be read as a Keras model: {reason}") from None

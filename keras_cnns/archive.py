@@ -1,0 +1,101 @@
+"""What a .keras file is looked over for before Keras opens it: it may come from anyone.
+
+Keras itself refuses code (`Lambda`, functions by name) and paths that lead out of the archive. What
+it does not do is to bound what a file of a few kilobytes asks it to allocate.
+"""
+
+import json
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from keras_cnns.errors import UsageError
+
+MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
+LARGEST_CONFIG = 2**26  # bytes; ResNet-1202's takes 4 million
+
+
+def check(path: Path) -> int:
+    """Return how many bytes of weights a .keras file holds.
+
+    Raises:
+        UsageError: where it is none, or holds what Keras never writes: other files, compressed
+            ones; or code.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {member.filename: member.file_size for member in archive.infolist()}
+            for member in archive.infolist():
+                known = member.filename in MEMBERS or member.filename.startswith("assets/")
+                if not known or ".." in PurePosixPath(member.filename).parts:
+                    raise UsageError(f'it holds "{member.filename}", which Keras never writes')
+                if member.compress_type != zipfile.ZIP_STORED:
+                    raise UsageError(f"its {member.filename} is compressed, which Keras never does")
+            if len(sizes) < len(archive.infolist()):
+                raise UsageError("it holds two files of one name, which Keras never writes")
+            if sizes["config.json"] > LARGEST_CONFIG:
+                raise UsageError(f"a description of {sizes['config.json']:,} bytes is too long")
+            for described in _objects(json.loads(archive.read("config.json"))):
+                _check_object(described)
+            return sizes["model.weights.h5"]
+    except KeyError as error:
+        raise UsageError(f"{path} cannot be read as a Keras model: it has no {error}") from None
+    except (zipfile.BadZipFile, OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read as a Keras model: {error}") from None
+
+
+def _objects(config: Any) -> Iterator[dict[str, Any]]:
+    """Return the parts of a config that describe an object or a function."""
+    waiting = [config]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, dict):
+            if "class_name" in found:
+                yield found
+            waiting.extend(found.values())
+        elif isinstance(found, list):
+            waiting.extend(found)
+
+
+def _check_object(described: dict[str, Any]) -> None:
+    """Refuse what is neither Keras's nor ours nor registered, and layers that hold code."""
+    kind, module = described["class_name"], described.get("module") or "keras"
+    if kind in ("Lambda", "TFSMLayer"):
+        raise UsageError(f"its {kind} may run code")
+    if str(module).split(".")[0] not in ("keras", "keras_cnns"):
+        keras = sys.modules.get("keras")
+        name = str(described.get("registered_name"))
+        if keras is None or keras.saving.get_registered_object(name) is None:
+            raise UsageError(f"its {module}.{kind} is neither Keras's nor registered with it")
+
+
+@contextmanager
+def at_most(size: int, path: Path) -> Iterator[None]:
+    """Refuse, within, to create more bytes of weights than a file has values for.
+
+    Raises:
+        UsageError: before the memory is taken.
+    """
+    import keras
+
+    add_weight = keras.layers.Layer.add_weight
+    taken = 0
+
+    def counted(self: Any, shape: Any = None, *args: Any, **kwargs: Any) -> Any:
+        nonlocal taken
+        taken += prod(int(n) for n in (shape or ()))
+        if taken > size:  # a number takes a byte at least
+            raise UsageError(
+                f"{path}: describes a model that its {size:,} bytes of weights are not of"
+            )
+        return add_weight(self, shape, *args, **kwargs)
+
+    keras.layers.Layer.add_weight = counted
+    try:
+        yield
+    finally:
+        keras.layers.Layer.add_weight = add_weight
