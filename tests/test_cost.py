@@ -682,6 +682,9 @@ def test_the_smallest_image_may_not_be_known():
         layers.Multiply()([image, image]),
         layers.Lambda(lambda x: x * 2)(image),
         Squared()(image),
+        layers.Activation(lambda x: x)(
+            layers.Conv2D(2, 3, kernel_initializer=lambda *a, **k: 1)(image)
+        ),
         layers.Conv2D(2, 3, data_format="channels_first")(image),
         shared(image),
     ]
