@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import keras_cnns
-from keras_cnns import crops, predict, recipe as recipes, submission
+from keras_cnns import crops, data, predict, recipe as recipes, submission
 from keras_cnns.cli import main
 from keras_cnns.errors import UsageError
 
@@ -79,6 +79,18 @@ def test_crops_are_those_of_evaluate(words, members, photos):
     flips = (1, -1) if views.flip else (1,)
     seen = [classifier.run(part.numpy()[:, :, ::flip]) for part in parts for flip in flips]
     np.testing.assert_allclose(found[3], np.concatenate(seen).mean(0), atol=1e-6)
+
+
+def test_a_photo_taken_upright_is_seen_upright(tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8))
+    image.save(tmp_path / "lying.jpg")
+    exif = Image.Exif()
+    exif[274] = 6  # turn it right
+    image.save(tmp_path / "upright.jpg", exif=exif)
+    lying, upright = (
+        data.read_whole(tmp_path / f"{name}.jpg", 3).numpy() for name in ("lying", "upright")
+    )
+    np.testing.assert_array_equal(upright, np.rot90(lying, -1))
 
 
 def test_an_ensemble_is_the_mean_of_its_members(members, photos):
