@@ -62,7 +62,7 @@ def padded(shape: Shape, window: Size, strides: Size, padding: str) -> Size:
     """
     if padding == "causal":
         return tuple(k - 1 for k in window)
-    if padding == "valid":
+    if padding == "valid" or window == POINT:
         return (0,) * len(window)
     sides = zip(shape, window, strides, strict=False)
     return tuple(max((-(-n // s) - 1) * s + k - n, 0) // 2 for n, k, s in sides)
