@@ -9,16 +9,17 @@ within the budget (`sampler`, `budget`), the engine keeps the books and hands ou
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from keras_cnns import data, recipe as recipes, runs, spec as specs, train, zoo
 from keras_cnns.cost import cost
 from keras_cnns.errors import UsageError, suggest
-from keras_cnns.recipe import Recipe
+from keras_cnns.recipe import Recipe, Train
+from keras_cnns.training import machine
 from keras_cnns.tune import answer, kerastuner, machines, pictures, spaces
-from keras_cnns.tune.book import Book, alone
+from keras_cnns.tune.book import Book
 from keras_cnns.tune.budget import Budget, Market, Price
 from keras_cnns.tune.engine import Plan, Search
 from keras_cnns.tune.latency import FORMATS as LATENCY_OF
@@ -122,9 +123,9 @@ def tune(
         "max_latency_ms": max_latency_ms,
         "latency_of": latency_of,
     }
-    _open_folder(out, recipe, settings)
+    settled = _open_folder(out, recipe, settings)
     plan = Plan(
-        recipe,
+        settled,
         market,
         anchor,
         oracle,
@@ -135,13 +136,13 @@ def tune(
         max_latency_ms,
         latency_of,
     )
-    with alone(out):
+    with runs.alone(out):
         book = Book(out / "trials")
 
         def write() -> dict[str, Any]:
             found = _found(plan, book, start)
             runs.write_text(out / "trials.json", json.dumps(found, indent=1) + "\n")
-            answer.write_recipes(out, recipe, found)
+            answer.write_recipes(out, settled, found)
             return found
 
         search = Search(plan, book, changed=write, away=place is not None)
@@ -149,7 +150,7 @@ def tune(
             machines.direct(search, place, out, _about(recipe, source), patience)
         else:
             with Trainer() as trainer:
-                train_here(search, recipe, out, trainer)
+                train_here(search, settled, out, trainer)
         found = {**write(), "importance": answer.importance(book.trials())}
         runs.write_text(out / "trials.json", json.dumps(found, indent=1) + "\n")
     if len(found["trials"]) < trials:
@@ -205,6 +206,8 @@ def read(out: str | Path) -> dict[str, Any]:
 
 
 def _resolved(recipe: Recipe) -> tuple[Recipe, data.Source]:
+    if recipe.train.patience is not None:
+        raise UsageError("train.patience: all trials of a search are trained for train.epochs")
     zoo.spec_of(recipe.model.name, recipe.model.spec)
     source = runs.open_data(recipe)
     return train.resolve(recipe, source), source
@@ -251,18 +254,27 @@ def _about(recipe: Recipe, source: data.Source) -> dict[str, Any]:
     return json.loads(json.dumps({"recipe": told, "labels": labels, "images": sizes}))
 
 
-def _open_folder(out: Path, recipe: Recipe, settings: Mapping[str, Any]) -> None:
-    """Make the folder of a search, or find in it the same search."""
+def _open_folder(out: Path, recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    """Make the folder of a search, or find in it the same search.
+
+    Returns:
+        The recipe, with what it leaves to the machine decided as the search began.
+    """
     place = out / "search.json"
-    kept = {"recipe": asdict(recipe), **settings}
-    if place.is_file():
-        difference = runs.first_difference(json.loads(place.read_text()), kept)
+    there = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else None
+    begun = Train(**there["recipe"]["train"]) if there else None
+    recipe = replace(recipe, train=machine.settle(recipe.train, begun))
+    # As JSON has it, which knows no tuples.
+    kept = json.loads(json.dumps({"recipe": asdict(recipe), **settings}))
+    if there:
+        difference = runs.first_difference(there, kept)
         if difference:
             raise UsageError(f"{out} holds another search: {difference}; choose another --out")
-        return
+        return recipe
     runs.prepare_folder(out)
     runs.write_text(out / "recipe.toml", recipes.to_toml(recipe))
     runs.write_text(place, json.dumps(kept, indent=1) + "\n")
+    return recipe
 
 
 def train_here(search: Search, recipe: Recipe, out: Path, trainer: Trainer) -> None:

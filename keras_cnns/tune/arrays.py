@@ -11,18 +11,19 @@ import numpy as np
 
 from keras_cnns import data, runs
 from keras_cnns.data import Source
-from keras_cnns.quiet import start_keras
 from keras_cnns.recipe import Recipe
 
-LARGEST = 2**31  # bytes of a split that is kept; a larger one is read anew by each trial
+LARGEST = 2**30  # bytes of a split that is kept; a larger one is read anew by each trial
 BATCH = 256
+PLAIN = ("name", "labels", "channels", "ignored", "size")
 
 
 def source_of(recipe: Recipe, folder: Path) -> Source:
     """Return a recipe's images, fitted to its size, from a folder where they are kept as arrays.
 
-    What is not there yet is put there; a split only once it is asked for. Several processes may
-    do so at once.
+    What is not there yet is put there, a split only once it is asked for; several processes may
+    do so at once. Where images do not come out the same so, as for an augmentation that cuts its
+    part out of the original, the source is the original.
 
     Args:
         recipe: a resolved one.
@@ -31,48 +32,61 @@ def source_of(recipe: Recipe, folder: Path) -> Source:
     about = folder / "source.json"
     if not about.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        source = runs.open_data(recipe)
-        runs.write_text(about, json.dumps(_described(source)) + "\n")
+        runs.write_text(about, json.dumps(_described(runs.open_data(recipe))) + "\n")
     described = json.loads(about.read_text(encoding="utf-8"))
     described["labels"] = tuple(described["labels"])
-    sizes, opened = described["sizes"], dict[str, Source]()
-
-    def original() -> Source:
-        return opened.setdefault("source", runs.open_data(recipe))
-
-    if max(sizes.values()) * math.prod(recipe.data.image_shape) > LARGEST:
-        return original()
+    if not _alike(recipe, described):
+        return runs.open_data(recipe)
 
     def records(split: str) -> Any:
-        start_keras()
         import tensorflow as tf
 
-        if not (folder / f"{split}").is_dir():
-            _keep(original(), split, recipe, folder)
-        images, labels = (
-            np.load(folder / f"{split}" / f"{name}.npy", mmap_mode="r")
-            for name in ("images", "labels")
-        )
+        images, labels = _arrays(recipe, folder, split)
         rows = tf.data.Dataset.from_tensor_slices({"image": images, "label": labels})
         return rows.map(lambda row: {**row, "file": tf.constant("")})
 
+    import tensorflow as tf
+
+    with tf.device("CPU:0"):
+        images, labels = map(tf.constant, _arrays(recipe, folder, "train"))
     return Source(
         **described,
         files=dict.fromkeys(data.SPLITS, ()),
         record_bytes=math.prod(recipe.data.image_shape),
         records=records,
+        load=lambda image: (image, tf.constant(1)),
         read=lambda image: image,
+        kept={("train", recipe.data.image_shape): (images, labels)},
     )
 
 
 def _described(source: Source) -> dict[str, Any]:
     """Return what is plain in a source."""
-    plain = ("name", "labels", "channels", "ignored", "size")
-    return {name: getattr(source, name) for name in plain} | {"sizes": dict(source.sizes)}
+    return {name: getattr(source, name) for name in PLAIN} | {"sizes": dict(source.sizes)}
+
+
+def _alike(recipe: Recipe, described: dict[str, Any]) -> bool:
+    """Return whether fitted images are all that the pipeline wants of a source."""
+    from keras_cnns.data import augment
+
+    shape, size = recipe.data.image_shape, described["size"]
+    small = max(described["sizes"].values()) * math.prod(shape) < LARGEST
+    whole = not augment.get(recipe.data.augment or "none").cuts
+    return small and (whole or (size is not None and size <= min(shape[:2])))
+
+
+def _arrays(recipe: Recipe, folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return a split's images, uint8 (n, height, width, channels), and labels."""
+    if not (folder / split).is_dir():
+        _keep(runs.open_data(recipe), split, recipe, folder)
+    images, labels = (
+        np.load(folder / split / f"{name}.npy", mmap_mode="r") for name in ("images", "labels")
+    )
+    return images, labels
 
 
 def _keep(source: Source, split: str, recipe: Recipe, folder: Path) -> None:
-    """Write a split's images, uint8 (n, height, width, channels), and labels, whole or not."""
+    """Write a split, whole or not at all."""
     size, shape = source.require(split), recipe.data.image_shape
     batches = data.examples(source, split, image_shape=shape, batch_size=BATCH)
     with TemporaryDirectory(dir=folder) as scratch:
@@ -89,7 +103,7 @@ def _keep(source: Source, split: str, recipe: Recipe, folder: Path) -> None:
         images.flush()
         np.save(place / "labels.npy", labels)
         try:
-            os.rename(place, folder / f"{split}")
+            os.rename(place, folder / split)
         except OSError:
-            if not (folder / f"{split}").is_dir():  # else another process was first
+            if not (folder / split).is_dir():  # else another process was first
                 raise

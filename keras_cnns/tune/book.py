@@ -1,9 +1,6 @@
 """The trials of a search, one file each, written whole or not at all: a kill loses none of them."""
 
-import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +43,3 @@ class Book:
     def repeats(self) -> list[Record]:
         """Return the trainings that repeat a network with another seed."""
         return [record for record in self.records.values() if "of" in record]
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold a folder for one search; the system lets go of it when the process ends, however.
-
-    Raises:
-        UsageError: where another process holds it.
-    """
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UsageError(f"another search is at work in {folder}; wait for its end") from None
-        yield

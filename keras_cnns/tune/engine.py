@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from itertools import chain
 from random import Random
 from typing import Any, NamedTuple
@@ -268,10 +269,11 @@ class Search:
         return {
             "id": record["id"],
             "spec": specs.to_dict(self.plan.market.space.spec_of(record["values"])),
+            "train": asdict(self.plan.recipe.train),
             "seed": record["seed"],
             "epochs": record.get("epochs"),
             "initial_epoch": record["initial_epoch"],
-            **{key: name and f"weights/{name}.weights.h5" for key, name in weights.items()},
+            **{key: name and f"weights/{name}.npz" for key, name in weights.items()},
             "split": self.plan.repeat_on if repeat else "validation",
             "max_latency_ms": None if repeat or record.get("after") else limit,
             "format": self.plan.latency_of,

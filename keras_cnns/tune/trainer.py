@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from keras_cnns import recipe as recipes
-from keras_cnns.recipe import Recipe
+from keras_cnns.recipe import Recipe, Train
 
 SECONDS = 10.0  # for a process to end that has answered
 TRIAL = (sys.executable, "-m", "keras_cnns.tune.trial")
@@ -29,7 +29,11 @@ def job(order: Order, recipe: Recipe, folder: Path) -> dict[str, Any]:
         recipe: resolved, with where this machine has the data.
         folder: of this machine, for the data and weights.
     """
-    wanted = replace(recipe, model=replace(recipe.model, spec=order["spec"]))
+    wanted = replace(
+        recipe,
+        model=replace(recipe.model, spec=order["spec"]),
+        train=Train(**order["train"]),  # what it leaves to the machine is the same on all
+    )
     return {**order, "recipe": recipes.to_toml(wanted), "folder": str(folder)}
 
 

@@ -85,17 +85,27 @@ def fit(recipe: Any, source: Any, job: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ArithmeticError: where the loss or the score is not finite.
     """
-    import keras
+    from keras_cnns.training import machine
 
-    from keras_cnns import data, train
+    with machine.determinism(bool(recipe.train.deterministic)):
+        return _fit(recipe, source, job)
+
+
+def _fit(recipe: Any, source: Any, job: Mapping[str, Any]) -> dict[str, Any]:
+    import keras
+    import numpy as np
+
+    from keras_cnns import data, runs, train
+    from keras_cnns.training import state
 
     model = train.build(recipe, len(source.labels))
     names = train.output_names(recipe, model)
     steps = data.steps_per_epoch(source, recipe.data.batch_size)
     trainer = train.compiled(model, recipe, steps)
     begun, folder = 0, Path(job["folder"])
-    if job["load"] and (folder / job["load"]).is_file():  # else on a machine that lacks them
-        trainer.load_weights(folder / job["load"])
+    if job["load"] and (folder / job["load"]).is_file():  # else on a machine that lacks it
+        with np.load(folder / job["load"]) as kept:
+            state.restore(trainer, kept, "model", "optimizer")
         begun = job["initial_epoch"]
     history = trainer.fit(
         train.batches(recipe, source, "train", names, first_step=begun * steps),
@@ -109,15 +119,14 @@ def fit(recipe: Any, source: Any, job: Mapping[str, Any]) -> dict[str, Any]:
     if not all(map(math.isfinite, history["loss"])):
         raise ArithmeticError("the loss is not finite; choose a lower train.learning_rate")
     if job["save"]:
-        from keras_cnns import runs
-
         place = folder / job["save"]
         place.parent.mkdir(exist_ok=True)
         with runs.replacing(place) as temporary:
-            trainer.save_weights(temporary)
-    found = trainer.evaluate(
-        train.batches(recipe, source, job["split"], names), return_dict=True, verbose=0
-    )
+            arrays: dict[str, Any] = dict(state.arrays(trainer))
+            np.savez(temporary, **arrays)
+    trainer.set_weights(state.outcome(trainer))
+    held_out = train.batches(recipe, source, job["split"], names)
+    found = trainer.evaluate(held_out, return_dict=True, verbose=0)
     score = found["predictions_accuracy" if len(names) > 1 else "accuracy"]
     if not math.isfinite(score) or not math.isfinite(found["loss"]):
         raise ArithmeticError("the validation loss is not finite; lower train.learning_rate")

@@ -7,10 +7,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from keras_cnns import recipe as recipes, tune, zoo
+from keras_cnns import recipe as recipes, runs, tune, zoo
 from keras_cnns.cost import cost
 from keras_cnns.tune import machines, spaces
-from keras_cnns.tune.book import Book, alone
+from keras_cnns.tune.book import Book
 from keras_cnns.tune.budget import Budget, Market, Price
 from keras_cnns.tune.engine import Plan, Search
 from keras_cnns.tune.trainer import Trainer
@@ -44,7 +44,7 @@ def main(folder, trials, role, place="", name=None):
         with Trainer(STUB) as trainer:
             machines.serve(recipe(), address(place), out, ABOUT, 20, trainer, name)
         return
-    with alone(out):
+    with runs.alone(out):
         search = Search(wanted, Book(out / "trials"), lease=1.5, away=role == "chief")
         if role == "chief":
             machines.direct(search, address(place), out, ABOUT, 20)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from keras_cnns import tune
+from keras_cnns import runs, tune
 from keras_cnns.errors import UsageError
-from keras_cnns.tune.book import Book, alone
+from keras_cnns.tune.book import Book
 from keras_cnns.tune.engine import LOSSES, Search
 from keras_cnns.tune.steps import Wait
 from keras_cnns.tune.trainer import Trainer
@@ -138,14 +138,11 @@ def test_a_trial_does_not_outlive_its_search(tmp_path, monkeypatch):
 
 
 def test_a_folder_is_one_searchs(tmp_path):
-    with (
-        alone(tmp_path),
-        pytest.raises(UsageError, match="another search is at work"),
-        alone(tmp_path),
-    ):
-        pass
-    with alone(tmp_path):
-        pass
+    with runs.alone(tmp_path):
+        command = [sys.executable, driver.__file__, str(tmp_path), "1", "here"]
+        process = subprocess.run(command, capture_output=True, text=True)
+    assert "another process" in process.stderr
+    assert not (tmp_path / "trials").exists()
 
 
 def test_a_torn_record_is_named(tmp_path):
