@@ -37,6 +37,7 @@ Text = Annotated[
 Seed = Annotated[int, Rule("a whole number from 0 to 4294967295", lambda n: 0 <= n < 2**32)]
 Count = Annotated[int, Rule("a whole number of at least 1", lambda n: n >= 1)]
 Magnitude = Annotated[int, Rule("a whole number from 0 to 30", lambda n: 0 <= n <= 30)]
+Whole = Annotated[int, Rule("a whole number of at least 0", lambda n: n >= 0)]
 Rate = Annotated[float, Rule("a number above 0", lambda x: 0 < x < math.inf)]
 Amount = Annotated[float, Rule("a number of at least 0", lambda x: 0 <= x < math.inf)]
 Part = Annotated[float, Rule("a number from 0 to below 1", lambda x: 0 <= x < 1)]
@@ -46,6 +47,7 @@ AUGMENTATIONS = (
     "none",
     "shift",
     "crop",
+    "resized_crop",
     "photo",
     "inception",
     "alexnet",
@@ -80,7 +82,16 @@ class Model(_Section):
     spec: Parts = field(default_factory=dict)  # laid over the paper's own numbers
     width: Rate = 1.0  # times every filter count of the spec, in multiples of 8
     auxiliary: Flag = False
-    preprocessing: Annotated[str, _one_of("symmetric", "unit", "imagenet", "caffe")] = "symmetric"
+    # None: that of the weights, else symmetric.
+    preprocessing: Annotated[str, _one_of("symmetric", "unit", "imagenet", "caffe")] | None = None
+    weights: Text | None = None  # to start from: imagenet, a file or a run; the head is new
+    matching: Flag = False  # of another network: whatever layers have the same name and shape
+
+    def __post_init__(self) -> None:
+        """Check the keys, each by itself and beside the others."""
+        super().__post_init__()
+        if self.matching and self.weights in (None, "imagenet"):
+            raise UsageError("model.matching needs model.weights=RUN or a .keras file")
 
 
 @dataclass(frozen=True)
@@ -136,6 +147,9 @@ class Train(_Section):
     accumulate: Count = 1  # batches whose gradients make one step
     ema: Part | None = None  # as 0.999: what is tested and kept is this running mean of weights
     patience: Count | None = None  # epochs without a better validation accuracy; the best is kept
+    freeze_epochs: Whole = 0  # in which only the head of a network with model.weights learns
+    unfreeze_from: Text | None = None  # the stage from which on it learns afterwards; None: all
+    backbone_rate: Rate = 1.0  # times the learning rate of all but the head
     batch_norm_momentum: Part = 0.9  # Keras's 0.99 makes a short training look broken
     # auto: bfloat16 where the processor or the GPU has instructions for it.
     precision: Annotated[str, _one_of("auto", "float32", "mixed_bfloat16", "mixed_float16")] = (
@@ -170,6 +184,18 @@ class Recipe(_Section):
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
     train: Train = field(default_factory=Train)
+
+    def __post_init__(self) -> None:
+        """Check the sections, each by itself and beside the others."""
+        super().__post_init__()
+        for key in ("freeze_epochs", "unfreeze_from", "backbone_rate"):
+            if self.model.weights is None and getattr(self.train, key) != getattr(Train, key):
+                raise UsageError(f"train.{key} needs model.weights: a network to start from")
+        if self.train.freeze_epochs >= self.train.epochs and self.train.unfreeze_from:
+            raise UsageError(
+                f"train.unfreeze_from: received {self.train.unfreeze_from!r}, but all of the "
+                f"{self.train.epochs} epochs are train.freeze_epochs"
+            )
 
 
 def loads(text: str) -> Recipe:

@@ -19,7 +19,16 @@ from keras_cnns.training.state import Diverged, State, outcome, restore
 if TYPE_CHECKING:
     pass
 
-__all__ = ["batches", "build", "compiled", "output_names", "resolve", "summarise", "train"]
+__all__ = [
+    "batches",
+    "build",
+    "compiled",
+    "output_names",
+    "resolve",
+    "summarise",
+    "train",
+    "write_page",
+]
 
 MOST_RESTORES = 5
 
@@ -80,18 +89,21 @@ def _fit(run: Run, source: data.Source) -> None:
         state, kept = _newest(run)
         state.restores = max(state.restores, restores)
         epoch, within = divmod(state.step, steps)
-        model = build(recipe, len(source.labels))
-        trainer = compiled(model, recipe, steps, scale=0.5**state.restores)
+        ended = state.step >= total or state.stopped
+        phase = state.phase if ended else int(epoch >= wanted.freeze_epochs)
+        model = build(recipe, len(source.labels), bare=bool(kept))
+        trainer = compiled(model, recipe, steps, scale=0.5**state.restores, phase=phase)
         if kept:
-            restore(trainer, kept, "model", "optimizer")
-        if state.step >= total or state.stopped:
+            restore(trainer, kept, "model", *["optimizer"] * (phase == state.phase))
+        state.phase = phase
+        if ended:
             break
         if state.step and not held_out:
             place = f"epoch {epoch} of {wanted.epochs}" + f" and {within} batches" * bool(within)
             print(f"resuming {run.path} after {place}", file=sys.stderr)
         names = output_names(recipe, model)
         held_out = held_out or batches(recipe, source, "validation", names)
-        until = epoch + 1 if within else wanted.epochs
+        until = epoch + 1 if within else wanted.epochs if phase else wanted.freeze_epochs
         try:
             trainer.fit(
                 batches(recipe, source, "train", names, first_step=state.step),
@@ -116,6 +128,7 @@ def _fit(run: Run, source: data.Source) -> None:
                     "train.learning_rate and another --out, or go on with train.on_nan=restore"
                 ) from None
             print(f"{where}: going back, at half the learning rate", file=sys.stderr)
+    trainer.trainable = True
     best = [kept[name] for name in sorted(kept) if name.startswith("best/")]
     trainer.set_weights(best or outcome(trainer))
     carry_back(trainer, model)
@@ -186,6 +199,12 @@ def summarise(
     runs.prepare_folder(run.path)
     found = evaluate.evaluate(run, source, split, precision=precision)
     runs.write_metrics(run, split, found["metrics"])
+    write_page(run, found, split)
+    return found
+
+
+def write_page(run: Run, evaluation: dict[str, Any] | None = None, split: str = "") -> None:
+    """Write report.html of a run: its curves, and what it gets right where that is known."""
     recipe = run.recipe
     size = cost(
         recipe.model.name,
@@ -193,8 +212,8 @@ def summarise(
         num_classes=len(run.labels),
         spec=recipe.model.spec,
     )
-    facts = {
-        f"{split} accuracy": f"{found['metrics']['accuracy']:.2%}",
+    right = {f"{split} accuracy": f"{evaluation['metrics']['accuracy']:.2%}"} if evaluation else {}
+    facts = right | {
         "network": recipe.model.name,
         "data": recipe.data.name,
         "image": "x".join(map(str, run.image_shape)),
@@ -206,6 +225,5 @@ def summarise(
         f"{recipe.model.name} on {Path(recipe.data.name).name}",
         facts=facts,
         history=runs.read_history(run.path),
-        evaluation=found,
+        evaluation=evaluation,
     )
-    return found

@@ -47,6 +47,7 @@ def optimizer(
     steps_per_epoch: int,
     *,
     scale: float = 1.0,
+    first: int = 0,
     factors: Sequence[float] | None = None,
 ) -> Any:
     """Return the optimizer of a recipe.
@@ -55,12 +56,13 @@ def optimizer(
         train: the recipe's section.
         steps_per_epoch: batches in an epoch.
         scale: times the learning rate of every weight.
+        first: how many batches were trained by another optimizer before.
         factors: times that of each, in the order of the model's trainable variables.
     """
     import keras
     from keras import ops
 
-    table = scale * rates(train, steps_per_epoch)
+    table = scale * rates(train, steps_per_epoch)[first:]
 
     class Rate(keras.optimizers.schedules.LearningRateSchedule):
         def __call__(self, step: Any) -> Any:

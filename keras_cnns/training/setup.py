@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from keras_cnns import builder, data, spec as specs, zoo
 from keras_cnns.preprocessing import scaling
 from keras_cnns.recipe import Recipe
-from keras_cnns.training import machine
+from keras_cnns.training import machine, transfer
 
 if TYPE_CHECKING:
     import keras
@@ -40,19 +40,23 @@ def resolve(recipe: Recipe, source: data.Source) -> Recipe:
         own, size = source.size, net.input_shape[0]
         if own and builder.min_size(net.name, **arguments) <= own < size:
             size = own
-    scaling(recipe.model.preprocessing, source.channels)
-    builder.trace(net.name, input_shape=(size, size, source.channels), **arguments)
+    shape = (size, size, source.channels)
+    builder.trace(net.name, input_shape=shape, **arguments)
     model = replace(recipe.model, name=net.name, spec=specs.to_dict(spec), width=1.0)
+    model = transfer.settle(model, shape)
+    scaling(model.preprocessing, source.channels)
     augment = recipe.data.augment
     if augment is None:
         augment = "shift" if source.channels == 1 else "crop" if size <= 64 else "photo"
     name = str(Path(source.name).resolve()) if any(source.files.values()) else source.name
     wanted = replace(recipe.data, name=name, size=size, channels=source.channels, augment=augment)
-    return replace(recipe, model=model, data=wanted)
+    resolved = replace(recipe, model=model, data=wanted)
+    transfer.frozen(resolved, phase=1)  # refuses a stage that the network does not have
+    return resolved
 
 
-def build(recipe: Recipe, classes: int) -> "keras.Model":
-    """Build the network of a resolved recipe, in float32, with its seed."""
+def build(recipe: Recipe, classes: int, *, bare: bool = False) -> "keras.Model":
+    """Build the network of a resolved recipe, in float32, with its seed or the weights it names."""
     import keras
 
     keras.utils.set_random_seed(recipe.seed)
@@ -67,11 +71,18 @@ def build(recipe: Recipe, classes: int) -> "keras.Model":
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = recipe.train.batch_norm_momentum
+    if recipe.model.weights and not bare:
+        transfer.load(model, recipe)
     return model
 
 
 def compiled(
-    model: "keras.Model", recipe: Recipe, steps_per_epoch: int, *, scale: float = 1.0
+    model: "keras.Model",
+    recipe: Recipe,
+    steps_per_epoch: int,
+    *,
+    scale: float = 1.0,
+    phase: int = 1,
 ) -> "keras.Model":
     """Return a copy of a model that gives class scores, ready to fit.
 
@@ -82,6 +93,7 @@ def compiled(
         recipe: a resolved one.
         steps_per_epoch: batches in an epoch.
         scale: times the learning rate.
+        phase: 0 while train.freeze_epochs last, 1 afterwards, with an optimizer of its own.
     """
     import keras
 
@@ -95,8 +107,16 @@ def compiled(
         for name in output_names(recipe, model)
     }
     trainer = keras.Model(copy.input, scores, name=model.name)
+    for name in transfer.frozen(recipe, phase):
+        trainer.get_layer(name).trainable = False
     trainer.compile(
-        optimizer(wanted, steps_per_epoch, scale=scale),
+        optimizer(
+            wanted,
+            steps_per_epoch,
+            scale=scale,
+            first=phase * wanted.freeze_epochs * steps_per_epoch,
+            factors=transfer.factors(recipe, trainer),
+        ),
         loss={
             name: keras.losses.CategoricalCrossentropy(
                 from_logits=True, label_smoothing=wanted.label_smoothing

@@ -24,6 +24,7 @@ class State:
 
     step: int = 0  # batches done
     restores: int = 0  # times that it went back because the loss was not finite
+    phase: int = 1  # 0 while train.freeze_epochs last; each has an optimizer of its own
     seconds: float = 0.0  # of this epoch so far
     history: list[dict[str, float]] = field(default_factory=list)
     best: float | None = None  # validation accuracy

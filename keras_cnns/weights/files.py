@@ -29,7 +29,7 @@ DAMAGE = (
 )
 
 
-def read(name: str, path: Path) -> Carried:
+def read(name: str | None, path: Path) -> Carried:
     """Return the weights in a .keras or .weights.h5 file, by the names of its layers.
 
     A .keras file tells too how its model preprocesses pixels, and of which network it is. A
@@ -37,7 +37,7 @@ def read(name: str, path: Path) -> Carried:
     and of resnet20_cifar are told apart by nothing, nor those of resnet50 and resnet50_v1.
 
     Raises:
-        UsageError: the file is damaged, or another network's than `name`.
+        UsageError: the file is damaged, or another network's than `name`, where that is given.
     """
     preprocessing, graph = None, {}
     try:
@@ -47,7 +47,7 @@ def read(name: str, path: Path) -> Carried:
                 with h5py.File(BytesIO(_member(archive, "model.weights.h5"))) as file:
                     values = _values(file)
             preprocessing = _preprocessing(config)
-            if config["name"] in NETS and config["name"] != name:
+            if name and config["name"] in NETS and config["name"] != name:
                 raise UsageError(f"it is of {config['name']}, not of {name}")
             graph = graph_of(config)
         else:

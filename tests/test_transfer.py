@@ -1,0 +1,114 @@
+"""A network moves to other images with what it has learned, and says where it cannot."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from keras_cnns import recipe as recipes, runs, train
+from keras_cnns.errors import UsageError
+from keras_cnns.training import transfer
+
+NARROW = ["model.name=resnet20_cifar", "model.width=0.25", "data.size=16", "data.batch_size=32"]
+# No warm-up: the first epochs count.
+FAST = ["train.precision=float32", "train.warmup_epochs=0", "train.learning_rate=0.01"]
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory):
+    """Two folders of images: the digits below 5, and the others."""
+    place = tmp_path_factory.mktemp("halves")
+    pixels, labels = load_digits(return_X_y=True)
+    for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        folder = place / ("low" if label < 5 else "high") / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        grey = Image.fromarray(np.uint8(image.reshape(8, 8) * 15)).resize((16, 16))
+        grey.convert("RGB").save(folder / f"{i}.png")
+    return place
+
+
+def recipe(data, *settings):
+    wanted = [*NARROW, *FAST, f"data.name={data}", *settings]
+    return recipes.override(recipes.Recipe(), wanted)
+
+
+@pytest.fixture(scope="module")
+def low(halves):
+    """A run that learned the digits below 5."""
+    out = halves / "run"
+    train.train(recipe(halves / "low", "train.epochs=3"), out)
+    return out
+
+
+def weights_of(out):
+    model = runs.open_run(out).model()
+    return {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
+
+
+@pytest.fixture(scope="module")
+def moved(halves, low):
+    """What becomes of it on the others, its first stage frozen throughout."""
+    words = [f"model.weights={low}", "train.epochs=3", "train.freeze_epochs=1", "train.ema=0.5"]
+    stages = ["train.unfreeze_from=conv3", "train.backbone_rate=0.1"]
+    out = halves / "moved"
+    train.train(recipe(halves / "high", *words, *stages), out)
+    return out
+
+
+def test_what_is_frozen_stays_and_the_rest_learns(low, moved):
+    before, after = weights_of(low), weights_of(moved)
+    kept = runs.open_run(moved).recipe
+    frozen = transfer.frozen(kept, phase=1)
+    assert {name.partition("_")[0] for name in frozen} == {"conv1", "conv2"}
+    for name in before:
+        same = all(np.array_equal(a, b) for a, b in zip(before[name], after[name], strict=True))
+        assert same == (name in frozen), name
+
+
+def test_it_learns_the_others_and_keeps_their_preprocessing(low, moved):
+    assert runs.read_history(moved)[-1]["val_accuracy"] > 0.3  # chance is 0.2
+    assert runs.open_run(moved).recipe.model.preprocessing == "symmetric"
+    assert runs.open_run(moved).labels == ("5", "6", "7", "8", "9")
+
+
+def test_all_but_the_head_starts_from_the_weights(halves, low):
+    wanted = recipe(halves / "high", f"model.weights={low}")
+    source = runs.open_data(wanted)
+    network = train.build(train.resolve(wanted, source), 5)
+    before = weights_of(low)
+    for layer in network.layers:
+        if layer.weights:
+            pairs = zip(layer.get_weights(), before[layer.name], strict=True)
+            assert all(np.array_equal(a, b) for a, b in pairs) == (layer.name != "logits")
+
+
+def test_layers_of_another_network_by_name(halves, low):
+    words = [f"model.weights={low}", "model.matching=true", "model.name=resnet32_cifar"]
+    wanted = recipe(halves / "high", *words)
+    network = train.build(train.resolve(wanted, runs.open_data(wanted)), 5)
+    before = weights_of(low)
+    assert all(
+        np.array_equal(a, b)
+        for name, values in before.items()
+        for a, b in zip(network.get_layer(name).get_weights(), values, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["model.weights=imagenet"], 'resnet20_cifar has no weights "imagenet"'),
+        (["model.weights=missing.keras"], "there is no such file"),
+        (["model.weights=RUN", "model.name=resnet32_cifar"], "is of resnet20_cifar"),
+        (["model.weights=RUN", "model.width=0.5"], "does not fit resnet20_cifar"),
+        (["model.weights=RUN", "model.preprocessing=unit"], 'must be "symmetric"'),
+        (["model.weights=RUN", "train.unfreeze_from=stage9"], "the stages of resnet20_cifar are"),
+        (["train.freeze_epochs=1"], "train.freeze_epochs needs model.weights"),
+        (["train.backbone_rate=0.1"], "train.backbone_rate needs model.weights"),
+        (["model.matching=true"], "model.matching needs model.weights"),
+    ],
+)
+def test_what_does_not_fit_is_refused(halves, low, tmp_path, settings, words):
+    settings = [each.replace("RUN", str(low)) for each in settings]
+    with pytest.raises(UsageError, match=words):
+        train.train(recipe(halves / "high", *settings), tmp_path / "run")
