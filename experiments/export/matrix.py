@@ -2,12 +2,14 @@
 
     python experiments/export/matrix.py ['PATTERN']
 
-Takes about two hours on two cores. Weights are drawn by a seed, batch normalisation's statistics
-included. Each network has a process of its own; matrix.json beside this file is written after each,
-and those in it are not run again. The table that is printed at the end says what failed, and why.
+Takes about two hours on two cores; the largest need 14 GB of memory. Weights are drawn by a seed,
+batch normalisation's statistics included. Each network has a process of its own; matrix.json beside
+this file is written after each, and those in it are not run again. The table that is printed at the
+end says what failed, and why.
 """
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,6 +33,9 @@ def run(name: str) -> dict[str, object]:
             [*command, "--quantize", "float16", "--json"], capture_output=True, text=True
         )
     found: dict[str, object] = {"seconds": round(time.monotonic() - start)}
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        return found | {"passed": False, "why": f"killed by {name}; is there memory enough?"}
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["it said nothing"]
         return found | {"passed": False, "why": lines[-1]}
