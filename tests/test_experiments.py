@@ -1,0 +1,36 @@
+"""The recipes in experiments/ are recipes, and say what they cost and came to."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from keras_cnns import builder, recipe as recipes
+
+RECIPES = sorted((Path(__file__).parent.parent / "experiments").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
+def test_a_recipe_opens_with_its_command_its_cost_and_its_result(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith(f"# keras-cnns train experiments/{path.name} --data ")
+    assert re.search(r"^# Cost: ", text, re.M)
+    assert re.search(r"Result: (not run here|none yet|.*\.json)", text)
+    assert ("Result: " in text and path.with_suffix(".json").exists()) or "not run" in text
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
+def test_its_network_takes_its_images(path):
+    recipe = recipes.load(path)
+    size = recipe.data.size or {"cifar10": 32, "mnist": 32}[recipe.data.name]
+    channels = 1 if recipe.data.name == "mnist" else 3
+    classes = 1000 if "imagenet" in recipe.data.name else 10
+    found = builder.trace(
+        recipe.model.name,
+        input_shape=(size, size, channels),
+        num_classes=classes,
+        spec=recipe.model.spec,
+        auxiliary=recipe.model.auxiliary,
+    )
+    assert found.shape == (None, classes)
+    assert recipe.train.milestones == () or recipe.train.milestones[-1] < recipe.train.epochs
