@@ -86,7 +86,7 @@ def ensemble(
         views: the parts of each image that each network looks at.
 
     Returns:
-        As `evaluate`, with "members" among the metrics: the numbers of each on its own.
+        As `evaluate`, but for mistakes; "members" among the metrics has the numbers of each alone.
 
     Raises:
         UsageError: as of `evaluate`, for any of them.

@@ -80,7 +80,7 @@ def main() -> None:
         record["ways"][way] = {"sides": sides, "seconds": seconds, "results": results}
         line = ", ".join(f"{one['run']} {one['accuracy']:.2%}" for one in results)
         print(f"{way:20} {line} ({seconds} s)", flush=True)
-    words.out.write_text(json.dumps(record, indent=1) + "\n")
+        words.out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
