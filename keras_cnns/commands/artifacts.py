@@ -121,6 +121,12 @@ def benchmark(folder: Path, as_json: bool) -> None:
         rows = benchmark.benchmark(folder)
     if as_json:
         return print_json(rows)
-    header = ("file", "MB", "error", "agreement", "accuracy", "ms, 1 thread", "ms, 2 threads")
+    header = ("file", "format", "numbers", "MB", "error", "agreement", "accuracy")
     keys = ("relative_error", "agreement", "accuracy", "latency_ms_1", "latency_ms_2")
-    table(header, [(r["file"], r["bytes"] / 1e6, *(r[key] for key in keys)) for r in rows])
+    table(
+        (*header, "ms, 1 thread", "ms, 2 threads"),
+        [
+            (r["file"], r["format"], r["quantization"], r["bytes"] / 1e6, *(r[key] for key in keys))
+            for r in rows
+        ],
+    )

@@ -5,6 +5,7 @@ was measured), reference.npz (images and the float model's logits, so that `veri
 neither Keras nor the model) and labels.txt. TensorFlow is imported only when a file is written.
 """
 
+import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -232,6 +233,7 @@ def _write(
     from keras_cnns.export import onnx, prepare, saved_model, tflite
     from keras_cnns.fusion import fuse
 
+    gc.collect()  # what the file before has left
     name, labels, fed = described["name"], described["labels"], described["input"]
     # The int8 ONNX file is made from the float32 one.
     made = (target.format, target.quantization) == ("onnx", "int8")

@@ -67,10 +67,10 @@ def write_onnx(
     del graph
     gc.collect()
     _finish(model, name=name, labels=labels, preprocessing={**fed, "layout": layout})
-    _check_graph(path.name, model)
     onnx.save(model, str(path))
-    operations = Counter(node.op_type for node in model.graph.node)
     del model
+    gc.collect()
+    operations = _checked(path)
     checks.check_size(path.name, path.stat().st_size, trial.kernels, bytes_per_weight=4)
     return _tried(path, trial, operations, layout)
 
@@ -126,9 +126,7 @@ def write_int8(
             nodes_to_exclude=[n.name for n in nodes if n.op_type == "Softmax"],
         )
     inferred.unlink()
-    model = onnx.load(path)
-    _check_graph(path.name, model)
-    operations = Counter(node.op_type for node in model.graph.node)
+    operations = _checked(path)
     checks.check_size(path.name, path.stat().st_size, trial.kernels, bytes_per_weight=1)
     return _tried(path, trial, operations, layout)
 
@@ -149,22 +147,26 @@ def _tried(
     }
 
 
-def _check_graph(file: str, model: Any) -> None:
-    """Refuse operations, inputs and shapes that a runtime would."""
+def _checked(path: Path) -> Counter[str]:
+    """Refuse operations, inputs and shapes that a runtime would; return the operations."""
     import onnx
 
-    strangers = {node.op_type for node in model.graph.node if node.domain}
+    graph = onnx.load(path).graph
+    strangers = {node.op_type for node in graph.node if node.domain}
     if strangers:
-        raise checks.ExportError(f"{file}: {min(strangers)} is no operation of ONNX")
-    received = [value.name for value in model.graph.input]
+        raise checks.ExportError(f"{path.name}: {min(strangers)} is no operation of ONNX")
+    received = [value.name for value in graph.input]
     if received != ["image"]:
-        raise checks.ExportError(f"{file}: its inputs are {received}, where image is wanted")
+        raise checks.ExportError(f"{path.name}: its inputs are {received}, where image is wanted")
+    operations = Counter(node.op_type for node in graph.node)
+    del graph
     try:
-        onnx.checker.check_model(model, full_check=True)
-        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+        # A path, since of a model in memory three copies are made; strict about types and shapes.
+        onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise checks.ExportError(f"{file}: the ONNX checker refuses it: {reason}") from error
+        raise checks.ExportError(f"{path.name}: the ONNX checker refuses it: {reason}") from error
+    return operations
 
 
 def _finish(

@@ -149,7 +149,9 @@ def _examine(
         stand_in = None
         if given is not None and not why:
             outputs, _ = run_alone(folder, record, given.images, scratch)
-            logits = outputs.get("logits", parity.log_probabilities(outputs["probabilities"], 1e-7))
+            logits = outputs.get("logits")
+            if logits is None:
+                logits = parity.log_probabilities(outputs["probabilities"], 1e-7)
             logits = logits.astype(np.float64)
             stand_in = Truth(given.images, logits, given.labels, truth.largest)
             measured |= {"accuracy": stand_in.accuracy}

@@ -22,6 +22,7 @@ from keras_cnns.export import (
     subject,
     synthetic_images,
 )
+from keras_cnns.export.verify import verify
 from keras_cnns.preprocessing import PREPROCESSING
 from keras_cnns.quiet import quiet
 
@@ -234,6 +235,9 @@ def test_tflite_gives_logits_where_asked(make_net, images, artifact, tmp_path):
         assert runners.load("tflite", place).run(images[:4]).keys() == {"logits"}
         classifier = predict.open_classifier(place)
         np.testing.assert_allclose(classifier.run(images[:4]), expected, atol=bound)
+
+    again = verify(tmp_path / "out", images[:20], [1] * 20)
+    assert again["passed"], again
 
 
 def starting_with(*layers):
