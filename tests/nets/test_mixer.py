@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_cnns import blocks, builder, zoo
+from keras_cnns.arithmetic import ALL
 from keras_cnns.layers import GELU
 
 
@@ -36,10 +37,10 @@ def test_the_shapes_of_table_1(name, size, hidden, tokens, channels, layers):
     assert f"mixer{layers + 1}_tokens_norm" not in found
 
 
-def test_a_position_sees_its_patch_and_after_one_block_no_window():
+def test_a_position_sees_its_patch_and_after_one_block_all_of_the_image():
     fields = {row.name: row.receptive_field for row in builder.trace("mixer_s16").rows}
     assert fields["patches_conv"] == fields["mixer1_tokens_norm"] == (16, 16)
-    assert fields["mixer1_tokens_add"] is None
+    assert fields["mixer1_tokens_add"] == (ALL, ALL)
 
 
 def normalised(x):
