@@ -22,6 +22,7 @@ from keras_cnns.errors import UsageError
 
 WAYS = {
     "1 crop": crops.views(),
+    "1 crop at 256": crops.views("1", [256]),  # what the scale alone does
     "5 crops": crops.views("5"),
     "10 crops": crops.views("10"),
     "dense": crops.views("dense"),
