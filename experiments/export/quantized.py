@@ -27,7 +27,10 @@ KEPT += ("integer_only", "latency_ms_1", "latency_ms_2", "why")
 MEMBERS = {
     "LeNet": ("lenet5", []),
     "AlexNet": ("alexnet", ["model.width=0.125", "model.spec.conv1.strides=1"]),
-    "NiN": ("nin_cifar", ["model.width=0.25"]),
+    "NiN": (
+        "nin_cifar",
+        ["model.width=0.5", *(f"model.spec.blocks.{i}.dropout=0" for i in (0, 1))],
+    ),
     "VGG": ("vgg11_bn", ["model.width=0.125"]),
     "Inception": ("inception_v1", ["model.width=0.125", "model.spec.stem.kind=small"]),
     "Inception-ResNet": (
@@ -44,7 +47,7 @@ MEMBERS = {
     "RepVGG": ("repvgg_b1g2", ["model.width=0.125", "model.spec.stem=small"]),
     "MLP-Mixer": ("mixer_s32", ["model.width=0.125", "model.spec.patch_size=4"]),
 }
-EPOCHS = {"LeNet": 12, "AlexNet": 16, "NiN": 16, "MLP-Mixer": 24}
+EPOCHS = {"LeNet": 30, "AlexNet": 16, "NiN": 30, "VGG": 16, "MLP-Mixer": 24}
 USUAL_EPOCHS = 10
 
 
@@ -63,7 +66,7 @@ def command(*words: object) -> str:
 def run(family: str) -> dict[str, object]:
     """Train and export one member; return what was measured, or the reason."""
     name, settings = MEMBERS[family]
-    settings = [*settings, f"train.epochs={EPOCHS.get(family, USUAL_EPOCHS)}"]
+    settings = [*settings, "data.batch_size=32", f"train.epochs={EPOCHS.get(family, USUAL_EPOCHS)}"]
     found: dict[str, object] = {"network": name, "settings": settings}
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

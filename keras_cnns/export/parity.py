@@ -3,7 +3,8 @@
 R is the largest absolute logit of the float model over the reference images. Logits are compared
 where a file has them. Where it has probabilities alone, their logarithms are, clipped from below
 on both sides at the resolution of the output (1/256 for int8, 1e-7 for floats) and less their mean
-over the classes: softmax forgets a shift of all logits, and so must the comparison.
+over the classes: softmax forgets a shift of all logits, and so must the comparison. Rounding to
+1/256 is no error of the network: of what a rounded probability may have been, the nearest counts.
 
 An image is decisive if the two largest logits of the float model are more than 5 % of R apart;
 agreement is the share of decisive images with the same class in first place. The others are ties.
@@ -91,9 +92,11 @@ def measure(outputs: dict[str, np.ndarray], truth: Truth, quantization: str) -> 
     if "logits" in outputs:
         compared, got, wanted = "logits", scores.astype(np.float64), truth.logits
     else:
-        least = 1 / 256 if quantization == "int8" else 1e-7
-        compared = "log-probabilities"
-        got, wanted = (log_probabilities(p, least) for p in (scores, softmax(truth.logits)))
+        step, least = (1 / 256, 1 / 256) if quantization == "int8" else (0, 1e-7)
+        compared, chances = "log-probabilities", softmax(truth.logits)
+        # What was rounded to a step is known to half of it: the nearest such value counts.
+        nearest = np.clip(chances, scores - step / 2, scores + step / 2)
+        got, wanted = (log_probabilities(p, least) for p in (nearest, chances))
     error = np.abs(got - wanted)
     rms = max(float(np.sqrt(np.mean(error**2))), 1e-12 * truth.largest)
     first, second = np.sort(truth.logits, axis=1)[:, :-3:-1].T

@@ -327,6 +327,18 @@ def test_ties_do_not_count_as_disagreement():
     assert measured["agreement"] is None
 
 
+def test_rounding_to_steps_is_no_error_of_the_network():
+    truth = truth_of([[2.0, 0.0, -1.0, -1.2], [0.0, 3.0, -2.0, -3.0]])
+    chances = parity.softmax(truth.logits)
+    rounded = np.round(chances * 256) / 256
+    measured = parity.measure({"probabilities": rounded}, truth, "int8")
+    assert measured["max_error"] == 0
+    off = rounded + [[0, 0, 2 / 256, 0], [0, 0, 0, 0]]
+    measured = parity.measure({"probabilities": off}, truth, "int8")
+    assert 0 < measured["max_error"] < np.log(off[0, 2] / chances[0, 2])
+    assert parity.measure({"probabilities": rounded}, truth, "float32")["max_error"] > 0.01
+
+
 @pytest.mark.parametrize(("count", "caught"), [(499, False), (500, True)])
 def test_a_drop_of_accuracy_is_judged_on_500_images(count, caught):
     rng = np.random.default_rng(0)
