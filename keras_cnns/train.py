@@ -2,6 +2,8 @@
 
 import statistics
 import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +15,15 @@ from keras_cnns.quiet import start_keras
 from keras_cnns.recipe import Recipe
 from keras_cnns.runs import Run
 from keras_cnns.training import checkpoint, machine
+from keras_cnns.training.devices import Devices, lost, open_devices, several
 from keras_cnns.training.setup import batches, build, compiled, output_names, resolve
 from keras_cnns.training.state import Diverged, State, outcome, restore
 
 if TYPE_CHECKING:
     pass
+
+if TYPE_CHECKING:
+    import keras
 
 __all__ = [
     "batches",
@@ -33,43 +39,62 @@ __all__ = [
 MOST_RESTORES = 5
 
 
-def train(recipe: Recipe, out: str | Path, *, deterministic: bool | None = None) -> Run:
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    deterministic: bool | None = None,
+    workers: Sequence[str] = (),
+    index: int | None = None,
+) -> Run:
     """Train by a recipe into the run folder `out`, going on where an earlier call stopped.
 
     Args:
         recipe: what to train, on what, how.
-        out: the run folder; a new one, or that of the same recipe.
+        out: the run folder; a new one, or that of the same recipe; one folder for all workers.
         deterministic: makes equal runs bit-equal on one machine; None leaves it to the recipe.
+        workers: "host:port" of each machine that trains, where there are several.
+        index: which of them this one is.
 
     Raises:
         UsageError: before any work, for data, folder or recipe that do not fit; during it, where
-            the training diverges or the disk is full.
+            the training diverges, the disk is full or a worker is lost.
     """
     out = Path(out)
     zoo.spec_of(recipe.model.name, recipe.model.spec)
     runs.check_folder(out, "recipe.toml", "run")
+    devices = None
+    if several(workers, index):  # which TensorFlow wants to know before it has run anything
+        start_keras()
+        devices = open_devices(workers, index)
     source = runs.open_data(recipe)
     recipe = resolve(recipe, source)
+    start_keras()
+    devices = devices or open_devices()
+    devices.check(recipe.data.batch_size)
     if deterministic is not None:
         recipe = replace(recipe, train=replace(recipe.train, deterministic=deterministic))
-    start_keras()
-    run = _open_or_create(out, recipe, source)
-    with runs.alone(run.path):
+    if devices.first:
+        run = _open_or_create(out, recipe, source)
+    devices.agree(0)
+    if not devices.first:
+        run = _open_or_create(out, recipe, source)
+    with runs.alone(run.path) if devices.first else nullcontext():
+        # What decides the result is as the run began; how often it is kept, as is asked now.
+        checkpoints = {key: getattr(recipe.train, key) for key in runs.KEPT_AS_ASKED}
+        settled = replace(run.recipe, train=replace(run.recipe.train, **checkpoints))
         if (run.path / "model.keras").is_file():
             what = f"{run.path} is trained already; choose another --out to train anew"
             print(what, file=sys.stderr)
         else:
-            # What decides the result is as the run began; how often it is kept, as is asked now.
-            checkpoints = {key: getattr(recipe.train, key) for key in runs.KEPT_AS_ASKED}
-            settled = replace(run.recipe, train=replace(run.recipe.train, **checkpoints))
             with machine.determinism(bool(settled.train.deterministic)), runs.full_disk(run.path):
-                _fit(run._replace(recipe=settled), source)
-        if "validation" not in runs.read_metrics(run):
+                _fit(run._replace(recipe=settled), source, devices)
+        if devices.first and "validation" not in runs.read_metrics(run):
             summarise(run, "validation", source)
     return run
 
 
-def _fit(run: Run, source: data.Source) -> None:
+def _fit(run: Run, source: data.Source, devices: Devices) -> None:
     """Train from the newest checkpoint to the end, and write model.keras.
 
     What is trained in one go is built anew and set to the newest checkpoint, also where the one
@@ -78,7 +103,6 @@ def _fit(run: Run, source: data.Source) -> None:
     import keras
 
     from keras_cnns.training.callbacks import Keeper, Progress
-    from keras_cnns.training.twin import carry_back
 
     recipe, wanted = run.recipe, run.recipe.train
     steps = data.steps_per_epoch(source, recipe.data.batch_size)
@@ -86,37 +110,43 @@ def _fit(run: Run, source: data.Source) -> None:
     restores = 0
     held_out = None
     while True:
+        devices.agree(0)  # the first worker has written its checkpoint
         state, kept = _newest(run)
+        devices.agree(state.step)
         state.restores = max(state.restores, restores)
         epoch, within = divmod(state.step, steps)
         ended = state.step >= total or state.stopped
         phase = state.phase if ended else int(epoch >= wanted.freeze_epochs)
-        model = build(recipe, len(source.labels), bare=bool(kept))
-        trainer = compiled(model, recipe, steps, scale=0.5**state.restores, phase=phase)
-        if kept:
-            restore(trainer, kept, "model", *["optimizer"] * (phase == state.phase))
+        with devices.scope():
+            model = build(recipe, len(source.labels), bare=bool(kept))
+            trainer = compiled(
+                model, recipe, steps, scale=0.5**state.restores, phase=phase, devices=devices
+            )
+            if kept:
+                restore(trainer, kept, "model", *["optimizer"] * (phase == state.phase))
         state.phase = phase
         if ended:
-            break
+            return _finish(run, model, trainer, state, kept) if devices.first else None
         if state.step and not held_out:
             place = f"epoch {epoch} of {wanted.epochs}" + f" and {within} batches" * bool(within)
             print(f"resuming {run.path} after {place}", file=sys.stderr)
         names = output_names(recipe, model)
-        held_out = held_out or batches(recipe, source, "validation", names)
+        held_out = held_out or devices.shared(batches(recipe, source, "validation", names))
         until = epoch + 1 if within else wanted.epochs if phase else wanted.freeze_epochs
+        keeper = Keeper(run.path, recipe, steps, state, kept, until * steps, writes=devices.first)
+        shown = [
+            Progress(recipe, steps, state),
+            keras.callbacks.TensorBoard(run.path / "tensorboard", write_graph=False),
+        ]
         try:
             trainer.fit(
-                batches(recipe, source, "train", names, first_step=state.step),
+                devices.shared(batches(recipe, source, "train", names, first_step=state.step)),
                 shuffle=False,
                 validation_data=held_out,
                 initial_epoch=epoch,
                 epochs=until,
                 steps_per_epoch=steps - within,
-                callbacks=[
-                    Keeper(run.path, recipe, steps, state, kept, until * steps),
-                    Progress(recipe, steps, state),
-                    keras.callbacks.TensorBoard(run.path / "tensorboard", write_graph=False),
-                ],
+                callbacks=[keeper, *(shown if devices.first else [])],
                 verbose=0,
             )
         except Diverged as problem:
@@ -128,6 +158,23 @@ def _fit(run: Run, source: data.Source) -> None:
                     "train.learning_rate and another --out, or go on with train.on_nan=restore"
                 ) from None
             print(f"{where}: going back, at half the learning rate", file=sys.stderr)
+        except Exception as error:
+            if devices.workers > 1 and lost(error):
+                raise UsageError(
+                    f"worker {devices.index} lost another one at step {state.step:,}; start all of "
+                    "them again, and they go on from the last checkpoint"
+                ) from None
+            raise
+
+
+def _finish(
+    run: Run, model: "keras.Model", trainer: "keras.Model", state: State, kept: dict[str, Any]
+) -> None:
+    """Write the model that a training has come to, and what it took."""
+    import keras
+
+    from keras_cnns.training.twin import carry_back
+
     trainer.trainable = True
     best = [kept[name] for name in sorted(kept) if name.startswith("best/")]
     trainer.set_weights(best or outcome(trainer))

@@ -28,6 +28,8 @@ from keras_cnns.terminal import (
     default=None,
     help="Equal runs are bit-equal on one machine, somewhat slower [on a CPU].",
 )
+@click.option("--workers", help="host:port of each machine that trains, with commas [TF_CONFIG].")
+@click.option("--index", type=int, help="Which of the workers this machine is, from 0.")
 @settings
 def train(
     network: str,
@@ -35,6 +37,8 @@ def train(
     data_dir: str | None,
     out: Path,
     deterministic: bool | None,
+    workers: str | None,
+    index: int | None,
     settings: Any,
 ) -> None:
     """Train a network into a run folder; the same command again resumes it."""
@@ -42,7 +46,10 @@ def train(
     with working():
         from keras_cnns.train import train
 
-        run = train(recipe, out, deterministic=deterministic)
+        cluster = workers.split(",") if workers else ()
+        run = train(recipe, out, deterministic=deterministic, workers=cluster, index=index)
+    if index:
+        return click.echo(f"worker {index} has done its part; the first one writes {run.path}")
     metrics = json.loads((run.path / "metrics.json").read_text())["validation"]
     click.echo(f"{run.path}: validation accuracy {metrics['accuracy']:.2%}; see report.html")
 

@@ -38,15 +38,24 @@ class Keeper(keras.callbacks.Callback):
         state: where the training stands.
         kept: the arrays of the checkpoint that it goes on from.
         last: a step at which there is to be a checkpoint whatever the recipe says.
+        writes: whether this process is the one that writes.
     """
 
     def __init__(
-        self, folder: Path, recipe: Recipe, steps: int, state: State, kept: Arrays, last: int
+        self,
+        folder: Path,
+        recipe: Recipe,
+        steps: int,
+        state: State,
+        kept: Arrays,
+        last: int,
+        *,
+        writes: bool = True,
     ) -> None:
         super().__init__()
         self.folder, self.wanted, self.steps, self.last = folder, recipe.train, steps, last
         self.batch_size = recipe.data.batch_size
-        self.state, self.kept = state, kept
+        self.state, self.kept, self.writes = state, kept, writes
         self.best = {name: a for name, a in kept.items() if name.startswith("best/")}
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
@@ -97,7 +106,8 @@ class Keeper(keras.callbacks.Callback):
         due = (epoch + 1) % self.wanted.checkpoint_epochs == 0
         if due or self.state.step == self.last or self.state.stopped:
             self.save()
-            write_history(self.folder, self.state)
+            if self.writes:
+                write_history(self.folder, self.state)
 
     def _wait(self, accuracy: float, patience: int) -> None:
         """Keep the best weights so far; stop once they have been the best for long enough."""
@@ -114,6 +124,8 @@ class Keeper(keras.callbacks.Callback):
         found = arrays(self.model)
         if not all(np.isfinite(a).all() for a in found.values()):
             raise Diverged("a weight is not finite")
+        if not self.writes:
+            return
         checkpoint.write(self.folder, self.state.step, found | self.best, asdict(self.state))
 
 

@@ -8,6 +8,7 @@ from keras_cnns import builder, data, spec as specs, zoo
 from keras_cnns.preprocessing import scaling
 from keras_cnns.recipe import Recipe
 from keras_cnns.training import machine, transfer
+from keras_cnns.training.devices import Devices, model_class
 
 if TYPE_CHECKING:
     import keras
@@ -83,6 +84,7 @@ def compiled(
     *,
     scale: float = 1.0,
     phase: int = 1,
+    devices: Devices | None = None,
 ) -> "keras.Model":
     """Return a copy of a model that gives class scores, ready to fit.
 
@@ -93,6 +95,7 @@ def compiled(
         recipe: a resolved one.
         steps_per_epoch: batches in an epoch.
         scale: times the learning rate.
+        devices: where it is to be trained; None is one device.
         phase: 0 while train.freeze_epochs last, 1 afterwards, with an optimizer of its own.
     """
     import keras
@@ -106,7 +109,7 @@ def compiled(
         name: copy.get_layer("logits" if name == "predictions" else f"{name}_logits").output
         for name in output_names(recipe, model)
     }
-    trainer = keras.Model(copy.input, scores, name=model.name)
+    trainer = model_class(devices or Devices())(copy.input, scores, name=model.name)
     for name in transfer.frozen(recipe, phase):
         trainer.get_layer(name).trainable = False
     trainer.compile(

@@ -1,0 +1,151 @@
+"""Two processes train as one would; what would do nothing is refused."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from keras_cnns.errors import UsageError
+from keras_cnns.training.devices import Devices, open_devices
+
+DRIVER = """
+import sys
+from keras_cnns import recipe, train
+from keras_cnns.training import devices
+
+out, kind, *settings = sys.argv[1:]
+wanted = recipe.override(recipe.Recipe(), settings)
+if kind == "mirrored":
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    train.open_devices = lambda *_: devices.Devices(two)
+    train.train(wanted, out)
+elif kind == "one":
+    train.train(wanted, out)
+else:
+    index, *hosts = kind.split(",")
+    index = int(index)
+    train.train(wanted, out, workers=hosts, index=index)
+"""
+# Batch normalisation would take each device's own statistics; LeNet has none.
+SETTINGS = ["train.precision=float32", "data.batch_size=32", "train.weight_decay=0.01"]
+
+
+def start(out, kind, *settings):
+    command = [sys.executable, "-c", DRIVER, str(out), kind, *SETTINGS, *settings]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def hosts():
+    """Two addresses that are free now."""
+    with socket.socket() as a, socket.socket() as b:
+        for each in (a, b):
+            each.bind(("127.0.0.1", 0))
+        return [f"127.0.0.1:{each.getsockname()[1]}" for each in (a, b)]
+
+
+def workers(out, *settings):
+    pair = hosts()
+    return [start(out, ",".join([str(i), *pair]), *settings) for i in range(2)]
+
+
+def ended(*processes):
+    for process in processes:
+        _, said = process.communicate(timeout=600)
+        assert process.returncode == 0, said[-3000:]
+
+
+def history(out):
+    rows = (out / "history.csv").read_text().splitlines()
+    names = rows[0].split(",")[:-2]
+    return [[float(n) for n in row.split(",")[: len(names)]] for row in rows[1:]]
+
+
+def hash_of(out):
+    return json.loads((out / "metrics.json").read_text())["training"]["weights_sha256"]
+
+
+@pytest.mark.slow
+def test_two_workers_train_as_two_replicas_of_a_machine_and_as_one_device(tmp_path):
+    once = "train.epochs=2"
+    ended(*workers(tmp_path / "workers", once))
+    ended(start(tmp_path / "mirrored", "mirrored", once))
+    ended(start(tmp_path / "one", "one", once))
+    found = {kind: history(tmp_path / kind) for kind in ("workers", "mirrored", "one")}
+    for kind in ("mirrored", "one"):
+        for here, there in zip(found["workers"], found[kind], strict=True):
+            assert here == pytest.approx(there, rel=1e-3), kind
+
+
+@pytest.mark.slow
+def test_a_lost_worker_is_said_and_the_training_goes_on_when_started_again(tmp_path):
+    settings = ["train.epochs=12", "train.checkpoint_steps=5"]
+    ended(*workers(tmp_path / "whole", *settings))
+    pair = workers(tmp_path / "run", *settings)
+    while not list((tmp_path / "run").glob("checkpoint*")):
+        assert pair[0].poll() is None
+        time.sleep(0.05)
+    pair[1].send_signal(signal.SIGKILL)
+    _, said = pair[0].communicate(timeout=300)
+    assert "lost another one" in said.strip().splitlines()[-1]
+    ended(*workers(tmp_path / "run", *settings))
+    assert hash_of(tmp_path / "run") == hash_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("named", "index", "words"),
+    [
+        ([], 0, "give at least two host:port"),
+        (["a:1"], 0, "give at least two host:port"),
+        (["a:1", "b:1"], None, "give at least two host:port"),
+        (["a:1", "b:1"], 2, "--index 2"),
+    ],
+)
+def test_workers_that_make_no_cluster_are_refused(monkeypatch, named, index, words):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(UsageError, match=words):
+        open_devices(named, index)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("{", "TF_CONFIG is not what TensorFlow takes"),
+        (
+            {"cluster": {"worker": ["a:1", "b:1"], "ps": ["c:1"]}, "task": {"type": "ps"}},
+            "parameter servers",
+        ),
+    ],
+)
+def test_a_cluster_that_would_not_train_is_refused(monkeypatch, config, words):
+    monkeypatch.setenv("TF_CONFIG", config if isinstance(config, str) else json.dumps(config))
+    with pytest.raises(UsageError, match=words):
+        open_devices()
+    with pytest.raises(UsageError, match="names workers already"):
+        open_devices(["a:1", "b:1"], 0)
+
+
+def test_another_keras_is_refused_on_several_machines(monkeypatch):
+    import keras
+
+    monkeypatch.setattr(keras, "__version__", "3.16.0")
+    cluster = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+    with pytest.raises(UsageError, match=r"needs Keras 3\.15"):
+        open_devices()
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    class Strategy:
+        num_replicas_in_sync = 3
+
+    with pytest.raises(UsageError, match="multiple of 3"):
+        Devices(Strategy()).check(64)
+    Devices().check(1)
