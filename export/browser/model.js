@@ -11,6 +11,7 @@ export async function readManifest(folder) {
   const manifest = await (await get(new URL("manifest.json", folder))).json();
   const artifacts = manifest.artifacts.filter(({ format }) => format in OPENERS);
   if (!artifacts.length) throw new Error(`${folder} holds neither a TFLite nor an ONNX file`);
+  if (manifest.input.note) console.warn(`${folder}: ${manifest.input.note}`);
   return { ...manifest, artifacts };
 }
 

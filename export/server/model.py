@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -59,6 +60,8 @@ def open_model(folder: str | Path, threads: int) -> Model:
         )
     if len(shape) != 3 or shape[-1] not in (1, 3, 4):
         raise ValueError(f"{place} asks for images of shape {shape}; 1, 3 or 4 channels can be fed")
+    if note := manifest["input"].get("note"):
+        print(f"{place}: {note}", file=sys.stderr)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

@@ -133,13 +133,16 @@ def test_pixels_of_an_oblong_input(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_photo_is_turned_upright(orientation):
+def test_a_photo_is_turned_upright(orientation, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = orientation
     turned = encoded(photo(), exif=exif)
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(turned)))
     ours = pixels.read_pixels(io.BytesIO(turned), (32, 32, 3), 10**6)
     assert np.array_equal(ours, pixels.fit(upright, (32, 32, 3)))
+    (tmp_path / "turned.jpg").write_bytes(turned)
+    theirs = data.read_image(tmp_path / "turned.jpg", (32, 32, 3))
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
 
 
 def test_damaged_metadata_is_no_reason_to_refuse():
