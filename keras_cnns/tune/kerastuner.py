@@ -4,6 +4,7 @@ They are asked as KerasTuner's own tuner asks them, but nothing of theirs is wri
 anew from the trials so far, and what it needs to remember besides is kept with the trial.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -85,7 +86,9 @@ def next_step(
         return found.values if found else None
 
     oracle._random_values = lambda: settle(None)
-    answer = oracle.populate_space(str(len(trials)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of scikit-learn, about how KerasTuner uses it
+        answer = oracle.populate_space(str(len(trials)))
     if answer["status"] == "IDLE":
         return Wait()
     if answer["status"] != "RUNNING":

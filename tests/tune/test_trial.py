@@ -1,0 +1,169 @@
+"""A trial as it is trained: its images, what a promotion goes on with, what it says."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+
+from keras_cnns import data, recipe as recipes, runs, train
+from keras_cnns.tune import arrays, kerastuner, trial
+from keras_cnns.tune.steps import Step, Wait
+from keras_cnns.tune.trainer import TRIAL, Trainer
+
+sys.path.insert(0, str(Path(__file__).parent))
+import driver
+
+
+@pytest.fixture(scope="module")
+def recipe(digits_dir):
+    """Return a network with dropout, of few filters, resolved."""
+    settings = (
+        "model.width=0.1",
+        "train.epochs=3",
+        "data.augment=shift",
+        "train.precision=float32",
+    )
+    found = recipes.Recipe(model=recipes.Model(name="nin_cifar"))
+    found = recipes.override(found, settings)
+    found = replace(found, data=replace(found.data, name="digits", dir=str(digits_dir)))
+    return train.resolve(found, runs.open_data(found))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("search")
+
+
+def job(recipe, folder, **changes):
+    usual = {"recipe": recipes.to_toml(recipe), "folder": str(folder), "seed": 3, "epochs": None}
+    rest = {"initial_epoch": 0, "load": None, "save": None, "split": "validation"}
+    return {**usual, **rest, **changes}
+
+
+def test_kept_images_are_those_that_a_training_gets(recipe, folder):
+    kept = arrays.source_of(recipe, folder / "data")
+    original = runs.open_data(recipe)
+    assert kept.labels == original.labels
+    assert dict(kept.sizes) == dict(original.sizes)
+    for split, count in (("train", 3), ("validation", 99), ("test", 99)):
+        pairs = zip(
+            *(train.batches(recipe, source, split, ["predictions"]).take(count).as_numpy_iterator()
+              for source in (kept, original)),
+            strict=True,
+        )  # fmt: skip
+        for (ours, labels), (theirs, others) in pairs:
+            np.testing.assert_array_equal(ours, theirs)
+            np.testing.assert_array_equal(labels["predictions"], others["predictions"])
+    again = arrays.source_of(recipe, folder / "data")
+    assert dict(again.sizes) == dict(original.sizes)
+    assert {path.name for path in (folder / "data").iterdir()} == {*data.SPLITS, "source.json"}
+
+
+def test_what_is_cut_out_of_the_original_is_not_kept(recipe, tmp_path):
+    photo = replace(recipe, data=replace(recipe.data, size=24, augment="photo"))
+    source = arrays.source_of(photo, tmp_path / "data")
+    assert source.size == 32
+    assert not (tmp_path / "data" / "train").exists()
+
+
+def test_a_promotion_is_as_if_the_training_had_not_stopped(recipe, folder):
+    def weights(**changes):
+        outcome = trial.outcome(job(recipe, folder, save="weights/kept.npz", **changes))
+        with np.load(folder / "weights" / "kept.npz") as kept:
+            return outcome["score"], dict(kept)
+
+    score, whole = weights()
+    trial.outcome(job(recipe, folder, epochs=1, save="weights/0000.npz"))
+    for place in ("weights/0000.npz", "weights/of another machine.npz"):
+        again, rest = weights(epochs=2, initial_epoch=1, load=place)
+        assert again == score
+        # Dropout's random numbers and AdamW's moments among them.
+        assert whole.keys() == rest.keys()
+        for name, values in whole.items():
+            np.testing.assert_array_equal(rest[name], values)
+
+
+def test_a_trial_that_diverges_says_what_to_do(recipe, folder):
+    hot = replace(
+        recipe, train=replace(recipe.train, optimizer="sgd", learning_rate=1e30, epochs=1)
+    )
+    said = trial.outcome(job(hot, folder))
+    assert said["why"] == "the loss is not finite; choose a lower train.learning_rate"
+    assert "score" not in said
+
+
+def test_running_out_of_memory_is_called_so(recipe, folder, monkeypatch):
+    class ResourceExhaustedError(Exception):
+        pass
+
+    for error in (MemoryError(), ResourceExhaustedError("OOM when\nallocating")):
+        monkeypatch.setattr(trial, "_run", lambda _, error=error: (_ for _ in ()).throw(error))
+        assert trial.outcome({})["why"].startswith("out of memory")
+
+
+def test_a_process_answers_one_job_and_nothing_else(recipe, folder, monkeypatch):
+    monkeypatch.setattr(os, "environ", {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"})
+    done = subprocess.run(
+        TRIAL, input=json.dumps({"recipe": "nonsense"}) + "\n", capture_output=True, text=True
+    )
+    assert json.loads(done.stdout)["why"].startswith("UsageError: received text that is not TOML")
+    with Trainer() as trainer:
+        outcome = trainer.run(job(replace(recipe, train=replace(recipe.train, epochs=1)), folder))
+    assert 0 < outcome["score"] <= 1
+
+
+@pytest.mark.parametrize("name", kerastuner.NAMES)
+def test_kerastuners_oracles_repeat_nothing_and_keep_the_budget(name):
+    shop = driver.market(max_macs=416_520)
+    make = kerastuner.maker(name, trials=12, epochs=9)
+    trials, seen, promoted = [], set(), 0
+    for i in range(16 if name == "hyperband" else 9):
+        step = kerastuner.next_step(
+            make, shop, trials, seen=seen, anchor=shop.space.default,
+            first=[] if trials else [shop.space.default], seed=0, draw=Random(i),
+        )  # fmt: skip
+        assert isinstance(step, Step)
+        assert shop.fits(step.values)
+        key = shop.key(step.values)
+        if step.initial_epoch:
+            promoted += 1
+            before = trials[int(step.after)]
+            assert before["values"] == step.values
+            assert before["epochs"] == step.initial_epoch < step.epochs
+        else:
+            assert key not in seen
+        seen.add(key)
+        kept = json.loads(json.dumps(step.state))  # as the book has it
+        trials.append(
+            {"values": step.values, "status": "completed", "score": Random(key).random(),
+             "state": kept, "epochs": step.epochs}
+        )  # fmt: skip
+    assert trials[0]["values"] == shop.space.default
+    assert promoted == (4 if name == "hyperband" else 0)
+
+
+def test_hyperband_waits_for_those_at_work():
+    shop = driver.market("resnet20_cifar", 32, "depths")
+    shop.space.choices["stages.0.depth"] = shop.space.choices["stages.1.depth"] = (1.0,)
+    make = kerastuner.maker("hyperband", trials=9, epochs=9)
+    trials, seen = [], set()
+
+    def following():
+        return kerastuner.next_step(
+            make, shop, trials, seen=seen, anchor=shop.space.default, first=[], seed=0,
+            draw=Random(0),
+        )  # fmt: skip
+
+    for _ in range(4):
+        step = following()
+        seen.add(shop.key(step.values))
+        trials.append(
+            {"values": step.values, "status": "running", "score": None, "state": step.state}
+        )
+    assert following() == Wait()
