@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", metavar="RUN|NET|FILE.keras")
+@click.argument("model", metavar="RUN|NET|RECIPE.toml|FILE.keras")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The artifact folder.")
 @click.option("--formats", default="savedmodel,tflite,onnx", show_default=True)
 @click.option("--quantize", default="", help="Beside float32: float16,dynamic,int8.")

@@ -1,4 +1,4 @@
-"""What is exported: a run, a network by name or a .keras file; and images to compare on."""
+"""What is exported: a run, a network by name or recipe, a .keras file; images to compare on."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from keras_cnns import builder, data, graph, runs, zoo
+from keras_cnns import builder, data, graph, recipe as recipes, runs, spec as specs, zoo
 from keras_cnns.errors import UsageError
 from keras_cnns.export import (
     Reference,
@@ -36,7 +36,7 @@ class Subject(NamedTuple):
 
 
 def find_subject(place: str) -> Subject:
-    """Find a run folder, a .keras file or a network's name; nothing is loaded yet.
+    """Find a run folder, a .keras file, a recipe or a network's name; nothing is loaded yet.
 
     Raises:
         UsageError: for anything else.
@@ -49,11 +49,28 @@ def find_subject(place: str) -> Subject:
         if not path.is_file():
             raise UsageError(f"{path} does not exist; give a .keras file")
         return Subject(path.stem, lambda: graph.load_model(path))
+    if path.suffix == ".toml":
+        return _of_recipe(recipes.load(path))
     net = zoo.get(place)
     return Subject(net.name, lambda: fresh(net.name))
 
 
-def fresh(name: str, seed: int = 0) -> "keras.Model":
+def _of_recipe(recipe: recipes.Recipe) -> Subject:
+    """Return the network of a recipe, untrained; what it leaves to the data is the network's."""
+    net, model, data = zoo.get(recipe.model.name), recipe.model, recipe.data
+    spec = zoo.spec_of(net.name, model.spec)
+    if model.width != 1:
+        spec = specs.scale_filters(spec, model.width)
+    height, width, channels = net.input_shape
+    arguments = {
+        "input_shape": (data.size or height, data.size or width, data.channels or channels),
+        "spec": spec,
+        "preprocessing": model.preprocessing,
+    }
+    return Subject(net.name, lambda: fresh(net.name, **arguments))
+
+
+def fresh(name: str, seed: int = 0, **arguments: Any) -> "keras.Model":
     """Build a network with weights drawn by a seed, batch normalisation's statistics included.
 
     With the statistics that Keras starts from, normalisation would do nothing, and a deep
@@ -62,7 +79,7 @@ def fresh(name: str, seed: int = 0) -> "keras.Model":
     import keras
 
     keras.utils.set_random_seed(seed)
-    model = builder.build(name, preprocessing="symmetric")
+    model = builder.build(name, **{"preprocessing": "symmetric", **arguments})
     images = synthetic_images(16, model.inputs[0].shape[1:], seed=seed)
     prepare.randomise_norms(model, images, seed)
     return model
