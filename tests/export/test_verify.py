@@ -333,7 +333,8 @@ def test_rounding_to_steps_is_no_error_of_the_network():
     rounded = np.round(chances * 256) / 256
     measured = parity.measure({"probabilities": rounded}, truth, "int8")
     assert measured["max_error"] == 0
-    off = rounded + [[0, 0, 2 / 256, 0], [0, 0, 0, 0]]
+    off = rounded.copy()
+    off[0, 2] += 2 / 256
     measured = parity.measure({"probabilities": off}, truth, "int8")
     assert 0 < measured["max_error"] < np.log(off[0, 2] / chances[0, 2])
     assert parity.measure({"probabilities": rounded}, truth, "float32")["max_error"] > 0.01
