@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import click
 
 from keras_cnns import __version__
-from keras_cnns.commands import artifacts, networks, searching, testing, training
+from keras_cnns.commands import artifacts, checking, networks, searching, testing, training
 from keras_cnns.errors import UsageError
 from keras_cnns.terminal import working
 
@@ -46,7 +46,10 @@ def main() -> None:
 for command in (
     networks.list_,
     networks.show,
+    checking.doctor,
     training.train,
+    training.report,
+    training.compare,
     testing.evaluate,
     testing.predict,
     searching.tune,

@@ -48,6 +48,7 @@ AUGMENTATIONS = (
     "shift",
     "crop",
     "resized_crop",
+    "resized_crop",
     "photo",
     "inception",
     "alexnet",

@@ -44,7 +44,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in __all__:
         start_keras()
-        from keras_cnns.data import pipeline
+        from keras_cnns.data import fit, pipeline
 
-        return getattr(pipeline, name)
+        return getattr(fit if hasattr(fit, name) else pipeline, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -47,6 +47,8 @@ AUGMENTATIONS: Mapping[str, Policy] = MappingProxyType(
         "shift": Policy(pad=1 / 8),
         # He et al., Deep Residual Learning, 2015, section 4.2: 4 pixels around 32.
         "crop": Policy(pad=1 / 8, mirror=True),
+        # What torchvision's and timm's trainings do, without more: RandomResizedCrop and a flip.
+        "resized_crop": Policy(area=(0.08, 1.0), mirror=True),
         # Inception's, as far as a short training bears it.
         "photo": Policy(area=(0.35, 1.0), mirror=True, colour=0.2),
         # Szegedy et al., Going Deeper with Convolutions, 2014, section 6, which for the colours

@@ -33,7 +33,15 @@ def on_colour(change: Callable[..., tf.Tensor], images: tf.Tensor, *arguments: A
 
 def grey(images: tf.Tensor) -> tf.Tensor:
     """Return the grey (n, height, width, 1) of images of 1 or 3 channels."""
-    return images if images.shape[-1] == 1 else tf.reduce_sum(images * GREY, -1, keepdims=True)
+    if images.shape[-1] == 1:
+        return images
+    return sum(images[..., i : i + 1] * weight for i, weight in enumerate(GREY))
+
+
+def mean(images: tf.Tensor) -> tf.Tensor:
+    """Return the mean (n, 1, 1, channels) of each image, whatever the order of summation."""
+    means = tf.reduce_mean(tf.cast(images, tf.float64), axis=(1, 2), keepdims=True)
+    return tf.cast(means, tf.float32)
 
 
 def blend(images: tf.Tensor, towards: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
@@ -56,7 +64,7 @@ def jittered(images: tf.Tensor, amount: float, keys: tf.Tensor) -> tf.Tensor:
     for place in range(3):
         kind = tf.reshape(order[:, place], (-1, 1, 1, 1))
         pale = grey(images)
-        flat = tf.reduce_mean(pale, axis=(1, 2), keepdims=True)
+        flat = mean(pale)
         towards = tf.where(kind == 0, 0.0, tf.where(kind == 1, flat, pale))
         factor = uniform(fold(keys, 3 + place), 0, 1.0 - amount, 1.0 + amount)
         images = blend(images, towards, factor)
@@ -70,8 +78,10 @@ def along_components(images: tf.Tensor, deviation: float, keys: tf.Tensor) -> tf
     section 4.1: of each component a normal number of this deviation times its eigenvalue. Grey
     images get the grey of it.
     """
-    amounts = deviation * tf.stack([normal(keys, number) for number in range(3)], axis=1)
-    change = 255.0 * tf.matmul(amounts * EIGENVALUES, tf.constant(EIGENVECTORS), transpose_b=True)
+    change = tf.zeros((1, 3))
+    for number, value in enumerate(EIGENVALUES):
+        vector = tf.constant([row[number] for row in EIGENVECTORS])
+        change += 255.0 * deviation * value * normal(keys, number)[:, None] * vector
     change = change[:, None, None, :]
     added = images + (grey(change) if images.shape[-1] == 1 else change)
     return tf.clip_by_value(added, 0.0, 255.0)

@@ -10,6 +10,7 @@ https://doi.org/10.1145/2660193.2660195
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -32,7 +33,7 @@ def fold(key: tf.Tensor | int, number: tf.Tensor | int) -> tf.Tensor:
 
 
 def uniform(
-    keys: tf.Tensor, number: int, low: tf.Tensor | float = 0.0, high: tf.Tensor | float = 1.0
+    keys: tf.Tensor, number: tf.Tensor | int, low: tf.Tensor | float = 0.0, high: float = 1.0
 ) -> tf.Tensor:
     """Return a float32 from `low` to below `high` for each key, another for each number."""
     bits = tf.bitwise.right_shift(fold(keys, number), tf.constant(40, tf.uint64))
@@ -45,10 +46,19 @@ def whole(keys: tf.Tensor, number: int, count: tf.Tensor | int) -> tf.Tensor:
     return tf.minimum(tf.cast(drawn, tf.int32), tf.cast(count, tf.int32) - 1)
 
 
+def exactly(function: Callable[[tf.Tensor], tf.Tensor], number: tf.Tensor) -> tf.Tensor:
+    """Return a function of float32 numbers as it is in double precision, rounded.
+
+    Processors take sixteen float32 at once, and what is left over one by one, with another
+    approximation of logarithm or cosine: the last bit would depend on the place in the batch.
+    """
+    return tf.cast(function(tf.cast(number, tf.float64)), tf.float32)
+
+
 def normal(keys: tf.Tensor, number: int) -> tf.Tensor:
     """Return a float32 of the normal distribution for each key (Box and Muller, 1958)."""
-    radius = tf.sqrt(-2.0 * tf.math.log(1.0 - uniform(keys, 2 * number)))
-    return radius * tf.cos(2.0 * math.pi * uniform(keys, 2 * number + 1))
+    radius = tf.sqrt(-2.0 * exactly(tf.math.log, 1.0 - uniform(keys, 2 * number)))
+    return radius * exactly(tf.cos, 2.0 * math.pi * uniform(keys, 2 * number + 1))
 
 
 def beta(keys: tf.Tensor, number: int, alpha: float) -> tf.Tensor:

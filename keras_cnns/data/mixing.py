@@ -7,7 +7,8 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from keras_cnns.data.draws import beta, fold, uniform, whole
+from keras_cnns.data.draws import beta, exactly, fold, uniform, whole
+from keras_cnns.data.windows import choice
 
 ERASED_AREA = (0.02, 0.4)
 ERASED_RATIO = 0.3
@@ -27,20 +28,20 @@ def erased(images: tf.Tensor, probability: float, keys: tf.Tensor) -> tf.Tensor:
     height, width, channels = images.shape[1:]
     area = uniform(keys, 1, *ERASED_AREA) * height * width
     # The paper draws again where a rectangle does not fit; here the range is what fits.
-    low = tf.maximum(math.log(ERASED_RATIO), tf.math.log(area / width**2))
-    high = tf.minimum(-math.log(ERASED_RATIO), tf.math.log(height**2 / area))
-    ratio = tf.exp(uniform(keys, 2, low, high))
+    low = tf.maximum(math.log(ERASED_RATIO), exactly(tf.math.log, area / width**2))
+    high = tf.minimum(-math.log(ERASED_RATIO), exactly(tf.math.log, height**2 / area))
+    ratio = exactly(tf.exp, uniform(keys, 2, low, high))
     sides = tf.sqrt(area * ratio), tf.sqrt(area / ratio)
     tall, wide = (tf.cast(tf.round(side), tf.int32) for side in sides)
     top, left = whole(keys, 3, height - tall + 1), whole(keys, 4, width - wide + 1)
     box = _box((top, left, top + tall, left + wide), height, width)
-    chosen = tf.reshape(uniform(keys, 0) < probability, (-1, 1, 1, 1))
     noise = np.random.default_rng(0).integers(0, 256, (2 * height, 2 * width, channels), np.uint8)
     rows = whole(keys, 5, height)[:, None] + tf.range(height)
     columns = whole(keys, 6, width)[:, None] + tf.range(width)
     noise = tf.gather(tf.constant(noise), rows)
     noise = tf.gather(noise, columns, axis=2, batch_dims=1)
-    return tf.where(chosen & box, tf.cast(noise, images.dtype), images)
+    filled = tf.where(box, tf.cast(noise, images.dtype), images)
+    return choice(uniform(keys, 0) < probability, filled, images)
 
 
 def _box(edges: tuple[tf.Tensor, ...], height: int, width: int) -> tf.Tensor:
@@ -79,7 +80,7 @@ def mixed(
     if mixup:
         part = beta(fold(keys, 0), 0, mixup)
         weight = part[:, None, None, None]
-        found = weight * images + (1.0 - weight) * others
+        found = tf.minimum(weight * images + (1.0 - weight) * others, 255.0)
     if cutmix:
         own = fold(keys, 1)
         half = tf.sqrt(1.0 - beta(own, 0, cutmix)) / 2.0
@@ -89,7 +90,7 @@ def mixed(
         pasted = tf.where(box, others, images)
         left = 1.0 - tf.reduce_mean(tf.cast(box, tf.float32), axis=(1, 2, 3))
         chosen = uniform(keys, 2) < 0.5 if mixup else tf.ones_like(part, tf.bool)
-        found = tf.where(chosen[:, None, None, None], pasted, found)
+        found = choice(chosen, pasted, found)
         part = tf.where(chosen, left, part)
     part = part[:, None]
     return found, part * labels + (1.0 - part) * tf.gather(labels, other)

@@ -18,62 +18,63 @@ ORDER = 2**62
 Record = dict[str, tf.Tensor]
 
 
+def rows(size: int, batch_size: int, seed: int, first_step: int) -> tf.data.Dataset:
+    """Return a training's batches as the rows of a split, each with the key of its image."""
+    steps = size // batch_size
+
+    def order(epoch: tf.Tensor, done: tf.Tensor) -> tf.data.Dataset:
+        drawn = tf.random.experimental.stateless_shuffle(tf.range(size), _seed(seed, epoch))
+        batched = tf.reshape(drawn[: steps * batch_size], (steps, batch_size))
+        return tf.data.Dataset.from_tensor_slices({"row": batched[done:]})
+
+    return _epochs(order, steps, seed, first_step)
+
+
 def listed(
     source: Source, split: str, batch_size: int, seed: int, first_step: int
 ) -> tf.data.Dataset:
-    """Return a training's records by their rows."""
+    """Return a training's batches of records, by their rows."""
     assert source.columns
     columns = source.columns(split)
 
-    def record(row: Record) -> Record:
-        found = tf.nest.map_structure(lambda column: tf.gather(column, row["row"]), columns)
-        return {**found, "key": row["key"]}
+    def records(batch: Record) -> Record:
+        found = tf.nest.map_structure(lambda column: tf.gather(column, batch["row"]), columns)
+        return {**found, "key": batch["key"]}
 
-    return rows(source.sizes[split], batch_size, seed, first_step).map(record)
+    return rows(source.sizes[split], batch_size, seed, first_step).map(records)
 
 
 def streamed(
     source: Source, split: str, batch_size: int, seed: int, first_step: int
 ) -> tf.data.Dataset:
-    """Return a training's records as they lie, shuffled within a window."""
+    """Return a training's batches of records as they lie, shuffled within a window."""
     size = source.sizes[split]
+    steps = size // batch_size
     records = source.records(split).enumerate()
     buffer = min(size, max(1024, SHUFFLE_BYTES // max(1, source.record_bytes)))
 
-    def order(epoch: tf.Tensor) -> tf.data.Dataset:
+    def order(epoch: tf.Tensor, done: tf.Tensor) -> tf.data.Dataset:
         number = tf.random.stateless_uniform((), _seed(seed, epoch), None, None, tf.int64)
         shuffled = records.shuffle(buffer, seed=number, reshuffle_each_iteration=False)
-        return shuffled.map(lambda row, record: {**record, "row": row})
+        left = shuffled.take(steps * batch_size).skip(tf.cast(done, tf.int64) * batch_size)
+        return left.map(lambda row, record: {**record, "row": row}).batch(batch_size, True)
 
-    return _epochs(order, size, batch_size, seed, first_step)
-
-
-def rows(size: int, batch_size: int, seed: int, first_step: int) -> tf.data.Dataset:
-    """Return the rows of a split in the order of a training, each with the key of its image."""
-
-    def order(epoch: tf.Tensor) -> tf.data.Dataset:
-        drawn = tf.random.experimental.stateless_shuffle(tf.range(size), _seed(seed, epoch))
-        return tf.data.Dataset.from_tensor_slices({"row": drawn})
-
-    return _epochs(order, size, batch_size, seed, first_step)
+    return _epochs(order, steps, seed, first_step)
 
 
 def _epochs(
-    order: Callable[[tf.Tensor], tf.data.Dataset],
-    size: int,
-    batch_size: int,
+    order: Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset],
+    steps: int,
     seed: int,
     first_step: int,
 ) -> tf.data.Dataset:
-    """Return epoch after epoch of records, whole batches of each, with the keys of their rows."""
-    steps = size // batch_size
+    """Return epoch after epoch of batches, from a step on, with the keys of their rows."""
     first_epoch, done = divmod(first_step, steps)
 
     def following(epoch: tf.Tensor) -> tf.data.Dataset:
-        begin = tf.where(epoch == first_epoch, done * batch_size, 0)
-        records = order(epoch).take(steps * batch_size).skip(tf.cast(begin, tf.int64))
         key = fold(seed, epoch)
-        return records.map(lambda record: {**record, "key": fold(key, record["row"])})
+        batches = order(epoch, tf.where(epoch == first_epoch, done, 0))
+        return batches.map(lambda batch: {**batch, "key": fold(key, batch["row"])})
 
     return tf.data.Dataset.range(first_epoch, FOREVER).flat_map(following)
 

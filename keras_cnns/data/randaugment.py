@@ -14,9 +14,9 @@ import math
 
 import tensorflow as tf
 
-from keras_cnns.data.colours import blend, grey
-from keras_cnns.data.draws import fold, uniform, whole
-from keras_cnns.data.windows import transformed
+from keras_cnns.data.colours import blend, grey, mean
+from keras_cnns.data.draws import exactly, fold, uniform, whole
+from keras_cnns.data.windows import choice, transformed
 
 STRONGEST = 30
 OPERATIONS = (
@@ -83,8 +83,8 @@ def _moved(images: tf.Tensor, kind: tf.Tensor, amount: tf.Tensor) -> tf.Tensor:
     # torchvision's 150 of the 331 pixels of NASNet's images.
     right = only("translate_x", amount * 150 / 331 * width)
     down = only("translate_y", amount * 150 / 331 * height)
-    a, b = tf.cos(angle), tf.sin(angle) + shear_x
-    c, d = -tf.sin(angle) + shear_y, tf.cos(angle)
+    cosine, sine = exactly(tf.cos, angle), exactly(tf.sin, angle)
+    a, b, c, d = cosine, sine + shear_x, shear_y - sine, cosine
     # Rotations are about the middle, shears about the corner; pixels count from their centres.
     turned = _is(kind, "rotate")
     x, y = (tf.where(turned, side / 2, 0.0) for side in (width, height))
@@ -100,13 +100,13 @@ def _blended(images: tf.Tensor, kind: tf.Tensor, factor: tf.Tensor) -> tf.Tensor
     towards = {
         "brightness": tf.zeros_like(pale),
         "colour": pale,
-        "contrast": tf.round(tf.reduce_mean(pale, axis=(1, 2), keepdims=True)),
+        "contrast": tf.round(mean(pale)),
         "sharpness": _smooth(images),
     }
     found, mine = images, tf.zeros_like(kind, tf.bool)
     for name, other in towards.items():
         chosen = _is(kind, name)
-        found = tf.where(tf.reshape(chosen, (-1, 1, 1, 1)), other, found)
+        found = choice(chosen, tf.broadcast_to(other, tf.shape(images)), found)
         mine |= chosen
     return blend(images, found, tf.where(mine, factor, 1.0))
 
@@ -138,7 +138,7 @@ def _looked_up(images: tf.Tensor, kind: tf.Tensor, strength: float) -> tf.Tensor
         "autocontrast": _stretched(histogram),
         "equalize": _equalized(histogram),
     }.items():
-        table = tf.where(_is(kind, name)[:, None, None], other, table)
+        table = choice(_is(kind, name), tf.broadcast_to(other, tf.shape(table)), table)
     rows = tf.reshape(tf.range(count * channels), (-1, 1)) * 256
     found = tf.gather(tf.reshape(table, (-1,)), flat + rows)
     found = tf.transpose(tf.reshape(found, (-1, channels, height, width)), (0, 2, 3, 1))

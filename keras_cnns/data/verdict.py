@@ -88,7 +88,7 @@ def look(path: str | os.PathLike[str]) -> Verdict:
         return _unusable("too large", f"more than {MAX_PIXELS:,} pixels")
     except Exception as error:
         # A damaged file can make a decoder fail in any way.
-        return _unusable("undecodable", _first_line(error))
+        return _unusable(*_damage(error))
 
 
 def _unusable(kind: str, why: str) -> Verdict:
@@ -133,15 +133,14 @@ def _check_pixels(image: Image.Image, data: bytes) -> None:
         image.draft("L", (1, 1))
         image.load()
     except OSError as error:
-        kind = "truncated" if "truncated" in str(error) else "undecodable"
-        raise _Unusable(kind, _first_line(error)) from None
+        raise _Unusable(*_damage(error)) from None
     start_keras()
     import tensorflow as tf
 
     try:
         decode(tf.constant(data), 3)
     except tf.errors.OpError as error:
-        raise _Unusable("undecodable", _first_line(error)) from None
+        raise _Unusable(*_damage(error)) from None
 
 
 def _orientation(image: Image.Image) -> int:
@@ -153,9 +152,11 @@ def _orientation(image: Image.Image) -> int:
     return found if found in range(1, 9) else 1
 
 
-def _first_line(error: Exception) -> str:
-    text = getattr(error, "message", "") or str(error)
-    return text.strip().partition("\n")[0] or type(error).__name__
+def _damage(error: Exception) -> tuple[str, str]:
+    """Return the kind of an error of a decoder, and its first line."""
+    text = str(getattr(error, "message", "") or error).strip().partition("\n")[0]
+    kind = "truncated" if "truncated" in text.lower() else "undecodable"
+    return kind, text or type(error).__name__
 
 
 @contextmanager

@@ -7,55 +7,60 @@ import math
 import tensorflow as tf
 
 from keras_cnns.data.augment import CROP, Policy
-from keras_cnns.data.draws import fold, uniform, whole
+from keras_cnns.data.draws import exactly, uniform, whole
 
 TRIES = 10
+NUMBERS = 2 * TRIES + 2
 Sides = tuple[tf.Tensor | float, tf.Tensor | float]
 
 
+def drawn(keys: tf.Tensor) -> tf.Tensor:
+    """Return the numbers that decide on a window, for each key: (..., `NUMBERS`) from 0 to 1."""
+    return uniform(keys[..., None], tf.range(NUMBERS))
+
+
 def window(
-    policy: Policy, keys: tf.Tensor, given: Sides, wanted: Sides
+    policy: Policy, numbers: tf.Tensor, given: Sides, wanted: Sides
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """Return the top, left, height and width, in pixels, of what a policy cuts out of images.
 
     Args:
         policy: one that `cuts`.
-        keys: one, or one for each of several images of one size.
+        numbers: from `drawn`, of one image, or of each of several images of one size.
         given: height and width of the image.
         wanted: those that its part is to get.
 
     Returns:
-        float32 of the shape of the keys; the part lies in the image.
+        float32, one for each image; the part lies in the image.
     """
     height, width = (tf.cast(side, tf.float32) for side in given)
     if policy.area:
-        return _area(keys, height, width, policy.area)
+        return _area(numbers, height, width, policy.area)
     assert policy.side
-    return _side(keys, height, width, wanted, policy.side, policy.centred)
+    return _side(numbers, height, width, wanted, policy.side, policy.centred)
 
 
 def _area(
-    keys: tf.Tensor, height: tf.Tensor, width: tf.Tensor, part: tuple[float, float]
+    numbers: tf.Tensor, height: tf.Tensor, width: tf.Tensor, part: tuple[float, float]
 ) -> tuple[tf.Tensor, ...]:
     """Draw area and proportions until they fit; where none does, take the middle."""
-    tries = fold(keys[..., None], tf.range(TRIES))
-    area = uniform(tries, 0, *part) * height * width
-    ratio = tf.exp(uniform(tries, 1, -1.0, 1.0) * math.log(4 / 3))
+    area = (part[0] + (part[1] - part[0]) * numbers[..., :TRIES]) * height * width
+    ratio = exactly(tf.exp, (2 * numbers[..., TRIES : 2 * TRIES] - 1) * math.log(4 / 3))
     tall, wide = tf.sqrt(area / ratio), tf.sqrt(area * ratio)
     fits = (tall <= height) & (wide <= width)
     found = tf.reduce_any(fits, -1)
     first = tf.argmax(tf.cast(fits, tf.int32), -1)
-    tall = tf.gather(tall, first, axis=-1, batch_dims=keys.shape.rank)
-    wide = tf.gather(wide, first, axis=-1, batch_dims=keys.shape.rank)
+    tall = tf.gather(tall, first, axis=-1, batch_dims=numbers.shape.rank - 1)
+    wide = tf.gather(wide, first, axis=-1, batch_dims=numbers.shape.rank - 1)
     tall = tf.where(found, tall, tf.minimum(height, width * 4 / 3))
     wide = tf.where(found, wide, tf.minimum(width, height * 4 / 3))
-    top = tf.where(found, uniform(keys, TRIES), 0.5) * (height - tall)
-    left = tf.where(found, uniform(keys, TRIES + 1), 0.5) * (width - wide)
+    top = tf.where(found, numbers[..., -2], 0.5) * (height - tall)
+    left = tf.where(found, numbers[..., -1], 0.5) * (width - wide)
     return top, left, tall, wide
 
 
 def _side(
-    keys: tf.Tensor,
+    numbers: tf.Tensor,
     height: tf.Tensor,
     width: tf.Tensor,
     wanted: Sides,
@@ -64,29 +69,30 @@ def _side(
 ) -> tuple[tf.Tensor, ...]:
     """Cut `wanted` out of the image with its short side resized to one that is drawn."""
     rows, columns = (tf.cast(length, tf.float32) for length in wanted)
-    larger = tf.cast(side[0] + whole(keys, 0, side[1] - side[0] + 1), tf.float32) / CROP
+    longer = tf.floor(numbers[..., 0] * (side[1] - side[0] + 1))
+    larger = (side[0] + tf.minimum(longer, side[1] - side[0])) / CROP
     # The largest part of these proportions, and how much smaller than it the one cut out is.
     fitting = tf.minimum(height / rows, width / columns)
     tall, wide = rows * fitting / larger, columns * fitting / larger
     region = (rows * fitting, columns * fitting) if centred else (height, width)
-    top = (height - region[0]) / 2 + uniform(keys, 1) * (region[0] - tall)
-    left = (width - region[1]) / 2 + uniform(keys, 2) * (region[1] - wide)
+    top = (height - region[0]) / 2 + numbers[..., 1] * (region[0] - tall)
+    left = (width - region[1]) / 2 + numbers[..., 2] * (region[1] - wide)
     return top, left, tall, wide
 
 
-def cut(images: tf.Tensor, policy: Policy, keys: tf.Tensor) -> tf.Tensor:
+def cut(images: tf.Tensor, policy: Policy, numbers: tf.Tensor) -> tf.Tensor:
     """Return the part of each image that a policy cuts out, enlarged to the size of the image.
 
     Args:
         images: (n, height, width, channels), of any type, 0 to 255.
         policy: one that `cuts`.
-        keys: (n,)
+        numbers: from `drawn`, (n, `NUMBERS`).
 
     Returns:
         float32 (n, height, width, channels): bilinear.
     """
     height, width = images.shape[1:3]
-    top, left, tall, wide = window(policy, keys, (height, width), (height, width))
+    top, left, tall, wide = window(policy, numbers, (height, width), (height, width))
     down, right = tall / height, wide / width
     zero = tf.zeros_like(top)
     # Where the centre of each pixel comes from: the operation counts from centre to centre.
@@ -136,5 +142,15 @@ def moved(images: tf.Tensor, part: float, keys: tf.Tensor) -> tf.Tensor:
 
 def mirrored(images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
     """Mirror one image in two, left and right."""
-    chosen = tf.reshape(uniform(keys, 0) < 0.5, (-1, 1, 1, 1))
-    return tf.where(chosen, images[:, :, ::-1], images)
+    return choice(uniform(keys, 0) < 0.5, tf.reverse(images, [2]), images)
+
+
+def choice(first: tf.Tensor, one: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+    """Return whole images of one batch or of another: `tf.where` takes four times as long.
+
+    Args:
+        first: bool (n,)
+        one: (n, ...)
+        other: of the same shape.
+    """
+    return tf.raw_ops.Select(condition=first, x=one, y=other)

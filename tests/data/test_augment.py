@@ -14,6 +14,10 @@ def keys(count, seed=0):
     return draws.fold(seed, tf.range(count))
 
 
+def drawn(count):
+    return windows.drawn(keys(count))
+
+
 def ramp(count=64, height=16, width=24, channels=3):
     """Images whose every pixel has a value of its own, never 0."""
     rows, columns = np.meshgrid(range(height), range(width), indexing="ij")
@@ -92,7 +96,7 @@ def test_mirrored_is_one_in_two():
 def test_area_and_proportions_are_those_of_inception(name, given):
     policy = augment.get(name)
     top, left, height, width = (
-        edge.numpy() for edge in windows.window(policy, keys(4000), given, (224, 224))
+        edge.numpy() for edge in windows.window(policy, drawn(4000), given, (224, 224))
     )
     area, ratio = height * width / (given[0] * given[1]), width / height
     assert policy.area[0] - 1e-4 <= area.min() < policy.area[0] + 0.02
@@ -110,7 +114,7 @@ def test_area_and_proportions_are_those_of_inception(name, given):
 
 def test_inceptions_area_is_uniform():
     _, _, height, width = windows.window(
-        augment.get("inception"), keys(2000), (2000, 2000), (224, 224)
+        augment.get("inception"), drawn(2000), (2000, 2000), (224, 224)
     )
     small = (height * width / 2000**2).numpy()
     # A square can hold any of the shapes up to three quarters of its area.
@@ -121,7 +125,7 @@ def test_inceptions_area_is_uniform():
 def test_where_no_part_fits_the_middle_is_taken():
     """torchvision's `RandomResizedCrop.get_params`: all of the short side, at 3/4 or 4/3."""
     policy = augment.Policy(area=(0.9, 1.0))
-    top, left, height, width = windows.window(policy, keys(5), (10, 1000), (224, 224))
+    top, left, height, width = windows.window(policy, drawn(5), (10, 1000), (224, 224))
     assert height.numpy().tolist() == [10] * 5
     assert width.numpy() == pytest.approx(10 * 4 / 3)
     assert (left + width / 2).numpy() == pytest.approx(500)
@@ -134,7 +138,7 @@ def test_where_no_part_fits_the_middle_is_taken():
 @pytest.mark.parametrize("given", [(300, 700), (700, 300)])
 def test_vgg_cuts_224_pixels_of_a_short_side(name, sides, given):
     top, left, height, width = (
-        edge.numpy() for edge in windows.window(augment.get(name), keys(5000), given, (224, 224))
+        edge.numpy() for edge in windows.window(augment.get(name), drawn(5000), given, (224, 224))
     )
     side = 224 * 300 / height
     assert side == pytest.approx(np.rint(side), abs=1e-2)
@@ -146,16 +150,16 @@ def test_vgg_cuts_224_pixels_of_a_short_side(name, sides, given):
 
 def test_vgg_at_another_size_keeps_its_proportions():
     policy = augment.get("vgg384")
-    _, _, height, width = windows.window(policy, keys(3), (300, 700), (96, 96))
+    _, _, height, width = windows.window(policy, drawn(3), (300, 700), (96, 96))
     assert height.numpy() == pytest.approx(300 * 224 / 384)
     assert width.numpy() == pytest.approx(300 * 224 / 384)
-    _, _, height, width = windows.window(policy, keys(3), (300, 700), (64, 128))
+    _, _, height, width = windows.window(policy, drawn(3), (300, 700), (64, 128))
     assert (width / height).numpy() == pytest.approx(2)
 
 
 def test_alexnet_cuts_within_the_square_in_the_middle():
     top, left, height, _ = windows.window(
-        augment.get("alexnet"), keys(2000), (256, 500), (224, 224)
+        augment.get("alexnet"), drawn(2000), (256, 500), (224, 224)
     )
     assert height.numpy() == pytest.approx(224)
     for start, least in ((top.numpy(), 0), (left.numpy(), 122)):
@@ -168,8 +172,8 @@ def test_cut_is_bilinear():
     columns = np.arange(32) * 4.0 + 8
     images = np.broadcast_to(columns[None, None, :, None], (50, 32, 32, 1)).astype(np.float32)
     policy = augment.get("inception")
-    found = windows.cut(tf.constant(images), policy, keys(50)).numpy()
-    _, left, _, width = (e.numpy() for e in windows.window(policy, keys(50), (32, 32), (32, 32)))
+    found = windows.cut(tf.constant(images), policy, drawn(50)).numpy()
+    _, left, _, width = (e.numpy() for e in windows.window(policy, drawn(50), (32, 32), (32, 32)))
     centres = left[:, None] + (np.arange(32) + 0.5) * width[:, None] / 32 - 0.5
     expected = 4 * np.clip(centres, 0, 31) + 8
     assert found[:, 5, :, 0] == pytest.approx(expected, abs=0.01)
@@ -334,18 +338,16 @@ def test_what_is_erased_is_noise():
 
 
 def flat(count):
-    """Images of one level each, and one-hot labels of a class each."""
-    images = np.broadcast_to(
-        np.arange(count, dtype=np.float32)[:, None, None, None], (count, 16, 16, 1)
-    )
-    return tf.constant(images), tf.eye(count)
+    """Images of one level each, half its number, and one-hot labels of a class each."""
+    levels = np.arange(count, dtype=np.float32)[:, None, None, None] / 2
+    return tf.constant(np.broadcast_to(levels, (count, 16, 16, 1))), tf.eye(count)
 
 
 def test_mixup_mixes_images_and_labels_alike():
     images, labels = flat(400)
     found, soft = (x.numpy() for x in mixing.mixed(images, labels, 0.2, 0.0, keys(400)))
     assert soft.sum(1) == pytest.approx(1, abs=1e-5)
-    assert found[:, 3, 5, 0] == pytest.approx(soft @ np.arange(400), abs=1e-2)
+    assert found[:, 3, 5, 0] == pytest.approx(soft @ np.arange(400) / 2, abs=1e-2)
     rows = np.arange(400)
     assert soft[rows, rows] + soft[rows, rows ^ 1] == pytest.approx(1, abs=1e-5)
     assert stats.kstest(soft[rows, rows], stats.beta(0.2, 0.2).cdf).pvalue > 0.01
@@ -356,8 +358,8 @@ def test_cutmix_pastes_a_rectangle_and_mixes_the_labels_by_its_area():
     found, soft = (x.numpy() for x in mixing.mixed(images, labels, 0.0, 1.0, keys(400)))
     rows = np.arange(400)
     for row in rows:
-        pasted = found[row, ..., 0] == (row ^ 1)
-        assert (pasted | (found[row, ..., 0] == row)).all()
+        pasted = found[row, ..., 0] == (row ^ 1) / 2
+        assert (pasted | (found[row, ..., 0] == row / 2)).all()
         assert soft[row, row] == pytest.approx(1 - pasted.mean(), abs=1e-5)
         across, down = pasted.any(0), pasted.any(1)
         assert pasted.sum() == across.sum() * down.sum()
@@ -372,9 +374,9 @@ def test_cutmix_pastes_a_rectangle_and_mixes_the_labels_by_its_area():
 def test_both_kinds_of_mixing_come_up():
     images, labels = flat(200)
     found, soft = (x.numpy() for x in mixing.mixed(images, labels, 1.0, 1.0, keys(200)))
-    pasted = np.array([set(np.unique(one)) <= {i, i ^ 1} for i, one in enumerate(found)])
+    pasted = np.array([set(np.unique(one)) <= {i / 2, (i ^ 1) / 2} for i, one in enumerate(found)])
     assert 0.35 < pasted.mean() < 0.65
-    assert found.mean(axis=(1, 2, 3)) == pytest.approx(soft @ np.arange(200), abs=1e-2)
+    assert found.mean(axis=(1, 2, 3)) == pytest.approx(soft @ np.arange(200) / 2, abs=1e-2)
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -382,9 +384,9 @@ def test_an_odd_batch(count):
     images, labels = flat(count)
     found, soft = (x.numpy() for x in mixing.mixed(images, labels, 0.4, 0.0, keys(count)))
     assert soft.sum(1) == pytest.approx(1, abs=1e-5)
-    assert found[:, 0, 0, 0] == pytest.approx(soft @ np.arange(count), abs=1e-4)
+    assert found[:, 0, 0, 0] == pytest.approx(soft @ np.arange(count) / 2, abs=1e-4)
 
 
 def test_unknown_name():
-    with pytest.raises(UsageError, match=r'no augmentation "flop": use none, shift, crop, photo'):
+    with pytest.raises(UsageError, match=r'no augmentation "flop": use none, shift, crop, resized'):
         augment.get("flop")

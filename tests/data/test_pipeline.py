@@ -114,22 +114,23 @@ def test_what_is_passed_over_is_not_decoded(tmp_path, monkeypatch):
 EVERYTHING = {"randaugment": 9, "erasing": 0.5, "mixup": 0.2, "cutmix": 1.0}
 
 
-@pytest.mark.parametrize("name", data.AUGMENTATIONS)
-def test_what_happens_to_an_image_does_not_depend_on_the_batch(folder, either, name):
-    """Batches of 4 and of 12 hold the same bytes, with every augmentation there is."""
-    options = {"augment": name, "seed": 3, **EVERYTHING}
+def test_what_happens_to_an_image_does_not_depend_on_the_batch(folder, either):
+    """Batches of 4 and of 12 hold the same bytes, with every kind of change there is."""
+    options = {"augment": "crop", "seed": 3, **EVERYTHING}
     few = epoch(train(folder, batch_size=4, **options), steps=9)
     many = epoch(train(folder, batch_size=12, **options), steps=3)
     assert same(few, many)
     assert few[0].min() >= 0
     assert few[0].max() <= 255
-    again = epoch(train(folder, batch_size=12, **options), 1, steps=3)
-    assert not np.array_equal(many[0], again[0])
 
 
-@pytest.mark.parametrize("name", ["crop", "inception"])
-def test_large_colour_photos_in_any_company(tmp_path, name):
-    """The same with parts that are cut out of the files, on one thread and on several."""
+def test_nor_does_the_part_that_is_cut_out_of_an_image_in_memory(digits):
+    few, many = (train(digits, (32, 32, 1), batch_size=n, augment="vgg") for n in (4, 16))
+    assert same(epoch(few, steps=8), epoch(many, steps=2))
+
+
+def test_nor_does_the_part_that_is_cut_out_of_a_file(tmp_path):
+    """On one thread and on several."""
     rng = np.random.default_rng(0)
     for number in range(8):
         path = tmp_path / "ab"[number % 2] / f"{number}.jpg"
@@ -139,13 +140,13 @@ def test_large_colour_photos_in_any_company(tmp_path, name):
     source = data.open_source(str(tmp_path), validation=0, test=0)
     single = tf.data.Options()
     single.threading.private_threadpool_size = 1
-    one = train(source, (32, 32, 3), batch_size=2, augment=name, **EVERYTHING)
-    four = train(source, (32, 32, 3), batch_size=8, augment=name, **EVERYTHING)
+    one = train(source, (32, 32, 3), batch_size=2, augment="inception")
+    four = train(source, (32, 32, 3), batch_size=8, augment="inception")
     assert same(epoch(one.with_options(single), steps=4), epoch(four, steps=1))
 
 
 def test_labels_in_parts_where_images_are_mixed(folder):
-    images, labels = train(folder, mixup=0.2).element_spec
+    _, labels = train(folder, mixup=0.2).element_spec
     assert (labels.dtype, labels.shape) == (tf.float32, (8, 2))
     found = next(train(folder, cutmix=1.0).as_numpy_iterator())[1]
     assert found.sum(1) == pytest.approx(1)

@@ -1,0 +1,332 @@
+"""What is found of every bad image we know of, what is remembered, and what is warned of."""
+
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from click.testing import CliRunner
+from PIL import Image, ImageOps
+
+from keras_cnns import cli, data
+from keras_cnns.data import images, manifest, verdict
+from keras_cnns.errors import UsageError
+from keras_cnns.recipe import Recipe, override
+from keras_cnns.train import train
+
+_spec = importlib.util.spec_from_file_location("corpus", Path(__file__).with_name("corpus.py"))
+corpus = importlib.util.module_from_spec(_spec)
+sys.modules["corpus"] = corpus
+_spec.loader.exec_module(corpus)
+
+CASES = corpus.cases()
+
+
+@pytest.fixture(scope="module")
+def bad_folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("corpus")
+    corpus.write(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def diagnosed(bad_folder):
+    found = data.diagnose(str(bad_folder))
+    return found, {row["file"]: row for row in found["files"]}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of six images, all different."""
+    root = tmp_path / "folder"
+    for value in range(12):
+        path = root / ("cat", "dog")[value % 2] / f"{value:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (9, 8), 20 * value).save(path)
+    return root
+
+
+# the corpus
+
+
+def test_the_corpus_is_large_enough():
+    assert len(CASES) >= 40
+    assert len({name for name, *_ in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=[name for name, *_ in CASES])
+def test_verdict(number, diagnosed):
+    name, _, usable, kinds = CASES[number]
+    row = diagnosed[1].get(f"{'ab'[number % 2]}/{name}", {"usable": True, "findings": []})
+    assert row["usable"] == usable
+    assert tuple(finding["kind"] for finding in row["findings"]) == kinds
+    assert all(finding["why"] and "\n" not in finding["why"] for finding in row["findings"])
+
+
+def test_the_whole_of_it(diagnosed):
+    found = diagnosed[0]
+    assert found["images"] == len(CASES)
+    assert found["usable"] == sum(usable for _, _, usable, _ in CASES)
+    assert sum(found["classes"]["train"].values()) == found["usable"]
+    assert not found["passed"]
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_what_is_too_large_is_never_decoded(bad_folder, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(verdict, "_check_pixels", never)
+    for path in bad_folder.rglob("*bomb.png"):
+        assert verdict.look(path).findings[0][0] == "too large"
+        with pytest.raises(UsageError, match="64,000,000"):
+            data.read_image(path, (32, 32, 3))
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    (tmp_path / "nowhere.png").symlink_to("gone.png")
+    assert verdict.look(tmp_path / "nowhere.png").findings == (
+        ("unreadable", "No such file or directory"),
+    )
+    assert verdict.look(tmp_path).findings[0][0] == "unreadable"
+    with (tmp_path / "huge.jpg").open("wb") as file:
+        file.truncate(verdict.MAX_BYTES + 1)
+    assert verdict.look(tmp_path / "huge.jpg").findings[0][0] == "too large"
+
+
+def test_training_on_all_of_it_ends(bad_folder, tmp_path, capfd):
+    settings = ["data.size=32", "data.batch_size=8", "train.epochs=1", "data.augment=inception"]
+    recipe = override(Recipe(), [f'data.name="{bad_folder}"', *settings])
+    run = train(recipe, tmp_path / "run")
+    assert (run.path / "model.keras").is_file()
+    bad = sum(not usable for _, _, usable, _ in CASES)
+    assert f"left out {bad} of {len(CASES)} images" in capfd.readouterr().err
+
+
+# orientation
+
+
+@pytest.fixture(scope="module")
+def turned(tmp_path_factory):
+    """The same picture in two formats, stored in each of the eight ways."""
+    root = tmp_path_factory.mktemp("turned")
+    rough = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
+    picture = Image.fromarray(rough).resize((50, 32))
+    for kind in ("png", "jpg"):
+        (root / kind).mkdir()
+        for orientation in range(1, 9):
+            exif = Image.Exif()
+            exif[0x0112] = orientation
+            picture.save(root / kind / f"{orientation}.{kind}", exif=exif)
+    return root
+
+
+def upright(path):
+    with Image.open(path) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_pils(turned, kind, orientation):
+    path = turned / kind / f"{orientation}.{kind}"
+    expected = upright(path)
+    assert np.array_equal(data.read_whole(path, 3), expected)
+    assert verdict.look(path).size == expected.shape[:2]
+    bytes_ = tf.constant(path.read_bytes())
+    whole = images.decode_part(bytes_, lambda sides: (0, 0, sides[0], sides[1]), 3, orientation)
+    assert np.array_equal(whole, expected)
+    part = images.decode_part(bytes_, lambda _: (4, 10, 20, 25), 3, orientation)
+    stored = Image.open(path).crop((10, 4, 35, 24))
+    stored.getexif()[0x0112] = orientation
+    transposed = np.asarray(ImageOps.exif_transpose(stored))
+    difference = np.abs(part.numpy().astype(int) - transposed)
+    # JPEG's colours are interpolated over the edge of a part.
+    assert (difference[2:-2, 2:-2] if kind == "jpg" else difference).max() == 0
+
+
+def test_orientation_in_a_training(turned):
+    source = data.open_source(str(turned), validation=0, test=0)
+    for record in source.dataset("train").as_numpy_iterator():
+        assert np.array_equal(record["image"], upright(os.fsdecode(record["file"])))
+
+
+# what is remembered
+
+
+@pytest.fixture
+def looked_at(monkeypatch):
+    seen = []
+
+    def noted(path):
+        seen.append(os.path.basename(path))
+        return look(path)
+
+    look = verdict.look
+    monkeypatch.setattr(verdict, "look", noted)
+    return seen
+
+
+def test_a_second_look_only_takes_what_changed(folder, looked_at):
+    before = data.diagnose(str(folder))
+    assert len(looked_at) == 12
+    looked_at.clear()
+    assert data.diagnose(str(folder)) == before
+    assert data.open_source(str(folder)).sizes["train"] > 0
+    assert looked_at == []
+    (folder / "cat" / "00.png").write_text("?")
+    os.utime(folder / "dog" / "01.png", (1, 1))
+    (folder / "dog" / "03.png").unlink()
+    after = data.diagnose(str(folder))
+    assert sorted(looked_at) == ["00.png", "01.png"]
+    assert (after["images"], after["usable"]) == (11, 10)
+    kept = json.loads(manifest.manifest_place(str(folder)).read_text())
+    assert len(kept["files"]) == 11
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", '{"version": 0, "files": {}}', '{"version": 1, "files": {"a": 3}}'],
+)
+def test_a_damaged_memory_is_made_anew(folder, text, looked_at):
+    place = manifest.manifest_place(str(folder))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(text)
+    assert data.diagnose(str(folder))["passed"]
+    assert len(looked_at) == 12
+    looked_at.clear()
+    assert data.diagnose(str(folder))["passed"]
+    assert looked_at == []
+
+
+def test_what_was_seen_before_an_interruption_is_kept(folder, monkeypatch, looked_at):
+    noted = verdict.look
+
+    def interrupted(path):
+        if path.endswith("07.png"):
+            raise KeyboardInterrupt
+        return noted(path)
+
+    monkeypatch.setattr(verdict, "look", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        data.diagnose(str(folder))
+    monkeypatch.setattr(verdict, "look", noted)
+    looked_at.clear()
+    assert data.diagnose(str(folder))["images"] == 12
+    assert 0 < len(looked_at) < 12
+
+
+def test_nothing_is_written_into_the_folder_and_no_cache_is_no_obstacle(
+    folder, monkeypatch, tmp_path, capsys
+):
+    before = sorted(folder.rglob("*"))
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert data.diagnose(str(folder))["passed"]
+    assert sorted(folder.rglob("*")) == before
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cannot keep what was found" in line
+
+
+# what is warned of
+
+
+def warned(folder, *words):
+    found = data.diagnose(str(folder))
+    assert not found["passed"]
+    assert any(all(word in line for word in words) for line in found["warnings"]), found["warnings"]
+    return found
+
+
+def test_a_sound_folder(folder):
+    found = data.diagnose(str(folder))
+    assert found["passed"]
+    assert found["classes"] == {"train": {"cat": 6, "dog": 6}}
+    assert not any(found[key] for key in ("warnings", "files", "duplicates", "ignored"))
+
+
+def test_empty_and_single_classes(folder):
+    (folder / "cow").mkdir()
+    warned(folder, 'class "cow" has no images')
+    (folder / "cow").rmdir()
+    shutil.rmtree(folder / "dog")
+    warned(folder, 'one class, "cat"')
+
+
+def test_unbalanced_classes(folder):
+    for value in range(60):
+        Image.new("L", (9, 8 + value), 77).save(folder / "cat" / f"more {value}.png")
+    warned(folder, "unbalanced", '"cat" has 66', '"dog" 6')
+
+
+def test_duplicates(folder):
+    shutil.copy(folder / "cat" / "00.png", folder / "cat" / "again.png")
+    found = warned(folder, "more than once", "cat/00.png = cat/again.png")
+    assert found["duplicates"] == [["cat/00.png", "cat/again.png"]]
+    shutil.copy(folder / "dog" / "01.png", folder / "cat" / "a dog.png")
+    warned(folder, "in two classes", "cat/a dog.png = dog/01.png")
+
+
+def test_test_images_that_stand_in_train(folder, tmp_path, capsys):
+    root = tmp_path / "split"
+    shutil.copytree(folder, root / "train")
+    for label in ("cat", "dog"):
+        (root / "test" / label).mkdir(parents=True)
+        Image.new("L", (5, 5), 50 + len(label)).save(root / "test" / label / f"{label}.png")
+    Image.new("L", (5, 5), 99).save(root / "test" / "dog" / "dog.png")
+    assert data.diagnose(str(root))["passed"]
+    shutil.copy(root / "train" / "cat" / "00.png", root / "test" / "cat" / "leak.png")
+    found = warned(root, "1 test images stand in train", "test/cat/leak.png = train/cat/00.png")
+    assert found["leaks"] == [["test/cat/leak.png", "train/cat/00.png"]]
+    data.open_source(str(root))
+    assert "stand in train" in capsys.readouterr().err
+
+
+def test_a_cut_that_parts_duplicates_is_told(folder, capsys):
+    for path in sorted(folder.rglob("*.png")):
+        shutil.copy(path, path.with_name(f"copy of {path.name}"))
+    data.open_source(str(folder), test=0.3)
+    assert "test images stand in train" in capsys.readouterr().err
+
+
+def test_what_is_not_taken_for_an_image(folder):
+    (folder / "cat" / "scan.tiff").write_text("")
+    (folder / "cat" / "notes").write_text("")
+    assert data.diagnose(str(folder))["ignored"] == {".tiff": 1, "other": 1}
+
+
+# the command
+
+
+def command(*arguments):
+    return CliRunner().invoke(cli.main, ["doctor", *map(str, arguments)])
+
+
+def test_exit_codes(folder):
+    assert command(folder, "--strict").exit_code == 0
+    (folder / "cat" / "00.png").write_text("?")
+    assert command(folder).exit_code == 0
+    assert command(folder, "--strict").exit_code == 1
+    assert command("digits").exit_code == 2
+    assert "is not a folder" in command("digits").output
+    assert command(folder / "nothing").exit_code == 2
+
+
+def test_what_the_command_prints(folder):
+    (folder / "cat" / "00.png").write_text("?")
+    (folder / "cat" / "scan.tiff").write_text("")
+    shutil.copy(folder / "dog" / "01.png", folder / "dog" / "again.png")
+    lines = command(folder).output.splitlines()
+    assert lines[0].split() == ["file", "kind", "why"]
+    assert lines[1].startswith("cat/00.png  no image  it is not a JPEG")
+    assert lines[1].endswith("LEFT OUT")
+    assert lines[2].startswith("warning: the same image is there more than once: dog/01.png = ")
+    assert lines[-2] == "not taken for images: 1 .tiff"
+    assert lines[-1] == "13 images in 2 classes: 1 cannot be used, 1 warnings"
+    found = json.loads(command(folder, "--json").output)
+    assert found == data.diagnose(str(folder))
