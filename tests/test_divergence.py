@@ -1,0 +1,59 @@
+"""A training that diverges stops, or goes back; it deletes nothing, and its best is kept."""
+
+import numpy as np
+import pytest
+
+from keras_cnns import recipe as recipes, runs, train
+from keras_cnns.errors import UsageError
+from keras_cnns.training import callbacks, checkpoint
+
+SMALL = ["data.batch_size=128", "train.precision=float32", "train.deterministic=false"]
+
+
+def recipe(*settings):
+    return recipes.override(recipes.Recipe(), [*SMALL, *settings])
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """A loss that is NaN once the 12th batch is trained, as long as the rate is what was asked."""
+    whole = callbacks.Keeper.on_train_batch_end
+
+    def on_train_batch_end(self, batch, logs=None):
+        hot = self.state.step == 11 and self.state.restores < 2
+        whole(self, batch, {**logs, "loss": np.nan} if hot else logs)
+
+    monkeypatch.setattr(callbacks.Keeper, "on_train_batch_end", on_train_batch_end)
+
+
+def test_it_stops_with_its_checkpoint_or_goes_back_at_half_the_rate(broken, tmp_path, capfd):
+    often = ["train.epochs=2", "train.checkpoint_steps=5", "train.warmup_epochs=0"]
+    with pytest.raises(UsageError, match=r"the loss is nan at step 12, in epoch 2: .*restore"):
+        train.train(recipe(*often), tmp_path / "run")
+    assert checkpoint.newest(tmp_path / "run").state["step"] == 10
+
+    train.train(recipe(*often, "train.on_nan=restore"), tmp_path / "run")
+    assert capfd.readouterr().err.count("going back, at half the learning rate") == 2
+    metrics = runs.read_metrics(runs.open_run(tmp_path / "run"))
+    assert metrics["training"]["restores"] == 2
+    first, second = (row["learning_rate"] for row in runs.read_history(tmp_path / "run"))
+    assert first < 1e-3
+    assert second < first / 2
+
+
+def test_it_ends_early_with_the_best_weights(monkeypatch, tmp_path):
+    accuracies = iter([0.5, 0.7, 0.6, 0.7, 0.1])
+    bests = []
+    whole = callbacks.Keeper._wait
+
+    def waits(self, accuracy, patience):
+        whole(self, next(accuracies), patience)
+        bests.append([a.copy() for a in self.best.values()])
+
+    monkeypatch.setattr(callbacks.Keeper, "_wait", waits)
+    run = train.train(recipe("train.epochs=9", "train.patience=2"), tmp_path / "run")
+    assert len(runs.read_history(tmp_path / "run")) == 4  # 0.7 is no better than 0.7
+    assert runs.read_metrics(run)["training"]["stopped_early"]
+    kept = run.model().get_weights()
+    assert all(np.array_equal(a, b) for a, b in zip(kept, bests[1], strict=True))
+    assert not any(np.array_equal(a, b) for a, b in zip(bests[0], bests[1], strict=True))
