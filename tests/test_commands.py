@@ -399,6 +399,15 @@ def test_show_reads_runs_and_keras_files(run):
         (["predict", "EMPTY", "FILE"], "EMPTY"),
         ([*SEARCH, "--trials", "0"], "trials"),
         ([*SEARCH, "--trials", "2", "--max-macs", "x"], "60M"),
+        ([*SEARCH, "--space", "ratio"], 'did you mean "ratios"?'),
+        ([*SEARCH, "--space", "ratios"], "has no ratios to search"),
+        ([*SEARCH, "--oracle", "evolve"], 'did you mean "evolution"?'),
+        ([*SEARCH, "--latency-of", "savedmodel"], "tflite or onnx"),
+        ([*SEARCH, "--repeat", "-1"], "-1 repeats"),
+        ([*SEARCH, "--tie", "x"], 'nothing to tie begins with "x"'),
+        ([*SEARCH, "--set", "train.patience=3"], "train.patience"),
+        ([*SEARCH, "--chief", "8.8.8.8:80"], "private address"),
+        ([*SEARCH, "--worker", "nowhere"], "HOST:PORT"),
     ],
 )  # fmt: skip
 def test_mistakes_get_one_line_and_leave_nothing(words, part, data_dir, tmp_path, monkeypatch):

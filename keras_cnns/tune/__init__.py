@@ -99,6 +99,7 @@ def tune(
             raise UsageError(f"received {number} {name}, but at least {least} is needed")
     if latency_of not in LATENCY_OF:
         raise UsageError(f'received "{latency_of}"; latency is that of {" or ".join(LATENCY_OF)}')
+    spaces.check(space)
     if isinstance(oracle, str) and oracle not in ORACLE_NAMES:
         near = suggest(oracle, ORACLE_NAMES)
         raise UsageError(f'unknown oracle "{oracle}"; allowed are {", ".join(ORACLE_NAMES)}{near}')

@@ -63,10 +63,7 @@ def make(
     """
     if kind is None:
         kind = "ratios" if any(len(joint.ends) > 1 for joint in joints(spec)) else "rows"
-    if kind not in KINDS:
-        raise UsageError(
-            f'unknown space "{kind}"; allowed are {", ".join(KINDS)}{suggest(kind, KINDS)}'
-        )
+    check(kind)
     if free_totals and kind != "ratios":
         raise UsageError(f"only the space ratios has totals to set free, and this is {kind}")
     space = _ratios(spec, free_totals) if kind == "ratios" else _MAKERS[kind](spec)
@@ -75,6 +72,14 @@ def make(
     for prefix in tied:
         space = _tie(space, prefix, [*(joint.name for joint in joints(spec)), *rows(spec)])
     return space
+
+
+def check(kind: str | None) -> None:
+    """Refuse the name of a space that there is not."""
+    if kind not in (None, *KINDS):
+        raise UsageError(
+            f'unknown space "{kind}"; allowed are {", ".join(KINDS)}{suggest(str(kind), KINDS)}'
+        )
 
 
 def rounded(number: int, factor: float) -> int:
