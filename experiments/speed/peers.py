@@ -1,9 +1,9 @@
 """One peer, run once for every line that comes in: `python peers.py PEER MODEL.onnx BATCH THREADS`.
 
 PEER is torch, onnxruntime or openvino, with -float32 or -bfloat16 behind it. It prints its version,
-then the seconds of each run, a line each. predictor.py starts it with an interpreter that has the
-peer. Torch's network is torchvision's ResNet-50 with its strides where the paper has them, as in
-keras.applications, so that all compute the same graph.
+then the seconds of each run, a line each; of the processor if there is one thread. predictor.py
+starts it with an interpreter that has the peer. Torch's network is torchvision's ResNet-50 with its
+strides where the paper has them, as in keras.applications, so that all compute the same graph.
 """
 
 import sys
@@ -69,7 +69,8 @@ if __name__ == "__main__":
     pixels = np.random.default_rng(0).uniform(0, 255, (int(batch), 224, 224, 3))
     version, once = OPENERS[name](precision, file, pixels.astype("float32"))
     print(version, flush=True)
+    clock = time.process_time if THREADS == 1 else time.perf_counter
     for _ in sys.stdin:
-        start = time.perf_counter()
+        start = clock()
         once()
-        print(time.perf_counter() - start, flush=True)
+        print(clock() - start, flush=True)

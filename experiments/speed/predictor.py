@@ -6,6 +6,8 @@ Takes about ten minutes on two cores; writes predictor.json and predictor.png be
 is an interpreter of an environment that has torch and torchvision, or openvino; what is not given
 is not measured. All run the network of keras.applications at 224 pixels, each once in every round.
 The peak is what TensorFlow reaches in a product of two 2048x2048 matrices in the same rounds.
+On a machine that is busy with other work, `--threads 1` counts the processor's time instead of the
+clock's: threads that wait for each other wait for everybody else too.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,7 +50,9 @@ def network() -> keras.Model:
     return model
 
 
-def own_paths(model: keras.Model, batch: int) -> tuple[dict[str, Callable[[], float]], dict]:
+def own_paths(
+    model: keras.Model, batch: int, clock: Callable[[], float]
+) -> tuple[dict[str, Callable[[], float]], dict]:
     """Return what runs in this process, and the errors of both predictors."""
     images = np.random.default_rng(0).uniform(0, 255, (batch, 224, 224, 3)).astype("float32")
     runs: dict[str, Callable[[], Any]] = {
@@ -68,7 +73,7 @@ def own_paths(model: keras.Model, batch: int) -> tuple[dict[str, Callable[[], fl
     for precision, dtype in (("float32", tf.float32), ("bfloat16", tf.bfloat16)):
         square = tf.cast(tf.random.normal((SIDE, SIDE)), dtype)
         runs[f"peak, {precision}"] = lambda square=square: tf.matmul(square, square)[0, 0].numpy()
-    return {name: clocked(run) for name, run in runs.items()}, errors
+    return {name: clocked(run, clock) for name, run in runs.items()}, errors
 
 
 @contextlib.contextmanager
@@ -87,13 +92,16 @@ def peer(python: str, *words: object) -> Iterator[tuple[str, Callable[[], float]
         process.stdin.close()
 
 
-def measure(file: str, pythons: dict[str, str], batch: int, rounds: int) -> dict[str, Any]:
+def measure(
+    file: str, pythons: dict[str, str], batch: int, rounds: int, threads: int
+) -> dict[str, Any]:
     """Measure all paths with one size of batch."""
-    runs, errors = own_paths(network(), batch)
+    clock = time.process_time if threads == 1 else time.perf_counter
+    runs, errors = own_paths(network(), batch, clock)
     with contextlib.ExitStack() as stack:
         peers = {}
         for name, python in pythons.items():
-            found = peer(python, name, file, batch, THREADS)
+            found = peer(python, name, file, batch, threads)
             peers[name], runs[name.replace("-", ", ")] = stack.enter_context(found)
         seconds = interleaved(runs, rounds=rounds)
     peaks = {
@@ -158,9 +166,12 @@ def main() -> None:
     parser.add_argument("--torch", help="an interpreter that has torch and torchvision")
     parser.add_argument("--openvino", help="an interpreter that has openvino")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=THREADS)
     parser.add_argument("--batches", type=int, nargs="+", default=[32, 1])
     arguments = parser.parse_args()
-    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
+    threads = arguments.threads
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
     pythons = {"onnxruntime-float32": sys.executable}
     for name in ("torch", "openvino"):
         if python := getattr(arguments, name):
@@ -171,7 +182,8 @@ def main() -> None:
         "command": "python experiments/speed/predictor.py --torch PYTHON --openvino PYTHON",
         "network": "keras.applications.ResNet50, 224 pixels, seeded weights",
         "machine": machine(),
-        "threads": THREADS,
+        "threads": threads,
+        "clock": "processor" if threads == 1 else "wall",
         "versions": versions("tensorflow-cpu", "keras", "onnxruntime", "numpy"),
         "batches": [],
     }
@@ -189,7 +201,7 @@ def main() -> None:
         del model
         for batch in arguments.batches:
             rounds = arguments.rounds * (1 if batch > 8 else 4)
-            record["batches"].append(measure(str(file), pythons, batch, rounds))
+            record["batches"].append(measure(str(file), pythons, batch, rounds, threads))
             save(record, HERE / "predictor.json")
             for name, row in record["batches"][-1]["paths"].items():
                 print(
