@@ -401,7 +401,7 @@ def test_show_reads_runs_and_keras_files(run):
         ([*SEARCH, "--trials", "2", "--max-macs", "x"], "60M"),
         ([*SEARCH, "--space", "ratio"], 'did you mean "ratios"?'),
         ([*SEARCH, "--space", "ratios"], "has no ratios to search"),
-        ([*SEARCH, "--oracle", "evolve"], 'did you mean "evolution"?'),
+        ([*SEARCH, "--oracle", "evolutio"], 'did you mean "evolution"?'),
         ([*SEARCH, "--latency-of", "savedmodel"], "tflite or onnx"),
         ([*SEARCH, "--repeat", "-1"], "-1 repeats"),
         ([*SEARCH, "--tie", "x"], 'nothing to tie begins with "x"'),

@@ -1,0 +1,71 @@
+"""Whole searches, with Keras: one command each, as a user types them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def run(words, data_dir):
+    environment = {**os.environ, "TFDS_DATA_DIR": str(data_dir), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def tune(*words, data_dir):
+    return run(["-m", "keras_cnns", "tune", *words, "--json"], data_dir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machines", [(), ("--machines",)], ids=["alone", "together"])
+def test_sixty_trials_survive_three_kills(machines, tmp_path, digits_dir):
+    script = ROOT / "experiments" / "search" / "kills.py"
+    run([script, "--trials", 60, "--out", tmp_path / "kills.json", *machines], digits_dir)
+    told = json.loads((tmp_path / "kills.json").read_text())
+    assert told["trials"] == told["distinct"] == told["completed"] == 60
+    assert told["max_macs"] == told["largest_macs"] == 30_683_136
+    assert told["first_is_the_papers"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["vgg11", "resnet20_cifar", "densenet40_cifar"])
+def test_other_networks_are_searched_by_their_rows(network, tmp_path, digits_dir):
+    words = (network, "--data", "digits", "--out", tmp_path / "s", "--set", "train.epochs=1")
+    found = json.loads(tune(*words, "--trials", 3, "--set", "model.width=0.5", data_dir=digits_dir))
+    paper = found["trials"][0]["macs"]
+    assert found["space"] == "rows"
+    assert found["paper"] == found["trials"][0]["id"]
+    fewer = json.loads(
+        tune(
+            *words[:4], tmp_path / "fewer", *words[5:], "--trials", 2, "--set", "model.width=0.5",
+            "--max-macs", int(0.8 * paper), "--repeat", 2, data_dir=digits_dir,
+        )
+    )  # fmt: skip
+    assert fewer["paper"] is None
+    assert all(trial["macs"] <= 0.8 * paper for trial in fewer["trials"])
+    assert [len(row["seeds"]) for row in fewer["repeats"]["networks"]] == [2, 2]
+
+
+@pytest.mark.slow
+def test_a_latency_is_measured_and_kept(tmp_path, digits_dir):
+    words = ("lenet5", "--data", "digits", "--set", "train.epochs=1", "--trials", 1)
+    free = json.loads(
+        tune(*words, "--out", tmp_path / "a", "--max-latency-ms", 1000, data_dir=digits_dir)
+    )
+    assert 0 < free["trials"][0]["latency_ms"] < 1000
+    assert free["trials"][0]["status"] == "completed"
+    onnx = json.loads(
+        tune(
+            *words, "--out", tmp_path / "b", "--max-latency-ms", 1000, "--latency-of", "onnx",
+            data_dir=digits_dir,
+        )
+    )  # fmt: skip
+    assert 0 < onnx["trials"][0]["latency_ms"] < 1000
