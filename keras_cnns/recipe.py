@@ -48,7 +48,6 @@ AUGMENTATIONS = (
     "shift",
     "crop",
     "resized_crop",
-    "resized_crop",
     "photo",
     "inception",
     "alexnet",
@@ -56,6 +55,7 @@ AUGMENTATIONS = (
     "vgg256",
     "vgg384",
 )
+Precision = Annotated[str, _one_of("auto", "float32", "mixed_bfloat16", "mixed_float16")]
 Parts = Annotated[dict, Rule("a table of the network's parts")]
 Epochs = Annotated[
     tuple,
@@ -152,10 +152,7 @@ class Train(_Section):
     unfreeze_from: Text | None = None  # the stage from which on it learns afterwards; None: all
     backbone_rate: Rate = 1.0  # times the learning rate of all but the head
     batch_norm_momentum: Part = 0.9  # Keras's 0.99 makes a short training look broken
-    # auto: bfloat16 where the processor or the GPU has instructions for it.
-    precision: Annotated[str, _one_of("auto", "float32", "mixed_bfloat16", "mixed_float16")] = (
-        "auto"
-    )
+    precision: Precision = "auto"  # bfloat16 where processor or GPU have instructions for it
     deterministic: Flag | None = None  # equal runs are bit-equal; None: yes on a CPU
     checkpoint_epochs: Count = 1  # between two checkpoints
     checkpoint_steps: Count | None = None  # the same in batches, also within an epoch
@@ -193,10 +190,7 @@ class Recipe(_Section):
             if self.model.weights is None and getattr(self.train, key) != getattr(Train, key):
                 raise UsageError(f"train.{key} needs model.weights: a network to start from")
         if self.train.freeze_epochs >= self.train.epochs and self.train.unfreeze_from:
-            raise UsageError(
-                f"train.unfreeze_from: received {self.train.unfreeze_from!r}, but all of the "
-                f"{self.train.epochs} epochs are train.freeze_epochs"
-            )
+            raise UsageError("train.unfreeze_from: no epoch is left after train.freeze_epochs")
 
 
 def loads(text: str) -> Recipe:
