@@ -53,12 +53,13 @@ def summary(records: Sequence[Record], market: Market) -> Found:
     order = ranked(kept)
     front = fronts(order)[0] if order else []
     paper = market.key(market.space.default)
-    as_it_stands = [trial["id"] for trial in kept if market.key(trial["values"]) == paper]
+    same = [trial for trial in kept if market.key(trial["values"]) == paper]
+    as_it_stands = max(same, key=lambda trial: trial.get("epochs") or 0, default=None)
     return {
         "trials": [row(record, market) for record in kept],
         "best": order[0]["id"] if order else None,
         "pareto": [trial["id"] for trial in sorted(front, key=lambda trial: trial["macs"])],
-        "paper": as_it_stands[0] if as_it_stands else None,
+        "paper": as_it_stands["id"] if as_it_stands else None,
         "space": market.space.kind,
         "rejected": sum(trial["rejected"] for trial in trials),
         "refused": [row(trial, market) for trial in trials if trial["status"] == "refused"],

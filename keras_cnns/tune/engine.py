@@ -78,6 +78,7 @@ class Search:
         self.exhausted = False
         self._lock = threading.RLock()
         self._leases: dict[str, Lease] = {}
+        self._seen: list[str] = []  # keys of the trials, in their order
         self._make: Any = plan.oracle if callable(plan.oracle) else None
         if away:
             until = time.monotonic() + lease
@@ -191,7 +192,9 @@ class Search:
             )
         number = len(trials)
         draw = Random(f"{self.plan.recipe.seed} {number}")
-        seen = {market.key(trial["values"]) for trial in trials}
+        for trial in trials[len(self._seen) :]:
+            self._seen.append(market.key(trial["values"]))
+        seen = set(self._seen)
         default = market.space.default
         first = [] if trials or not market.fits(default) else [default]
         step: Step | Wait | None

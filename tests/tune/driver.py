@@ -45,7 +45,7 @@ def main(folder, trials, role, place="", name=None):
             machines.serve(recipe(), address(place), out, ABOUT, 20, trainer, name)
         return
     with runs.alone(out):
-        search = Search(wanted, Book(out / "trials"), lease=1.5, away=role == "chief")
+        search = Search(wanted, Book(out / "trials"), lease=4.0, away=role == "chief")
         if role == "chief":
             machines.direct(search, address(place), out, ABOUT, 20)
             return
