@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_cnns import data
+from keras_cnns.data.images import decode
 from keras_cnns.export import checks, manifest
 from keras_cnns.quiet import quiet
 
@@ -26,8 +27,9 @@ def write_saved_model(
 
     `serving_default` takes `image`: floats (batch, height, width, channels) from 0 to 255 at the
     network's own size. `pixels` takes uint8 images of any one size; they are resized and cropped as
-    the manifest says. `encoded` takes the bytes of JPEG or PNG files, each of its own size. All
-    give logits, probabilities, and the surest classes as `top_labels` and `top_probabilities`.
+    the manifest says. `encoded` takes the bytes of JPEG or PNG files, each of its own size, and
+    does not look at EXIF's orientation, which TensorFlow has no operation for. All give logits,
+    probabilities, and the surest classes as `top_labels` and `top_probabilities`.
 
     Args:
         prepared: what `prepare.prepare` returned.
@@ -62,8 +64,7 @@ def write_saved_model(
 
     def of_files(encoded: "tf.Tensor") -> dict[str, "tf.Tensor"]:
         def read(content: "tf.Tensor") -> "tf.Tensor":
-            image = tf.io.decode_image(content, shape[-1], expand_animations=False)
-            return data.fit_image(tf.ensure_shape(image, (None, None, shape[-1])), shape)
+            return data.fit_image(decode(content, shape[-1]), shape)
 
         return answers(tf.map_fn(read, encoded, fn_output_signature=tf.float32))
 
