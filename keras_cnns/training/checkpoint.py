@@ -136,11 +136,6 @@ def remove(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def exists(folder: Path) -> bool:
-    """Return whether a run has a checkpoint, sound or not."""
-    return bool(_files(folder))
-
-
 def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob(PATTERN))
 
