@@ -61,7 +61,7 @@ def add_metrics(trainer: "keras.Model", kept: Mapping[str, np.ndarray]) -> None:
     """Add the sums and counts of an epoch's first batches to those of the next ones."""
     for name, variable in _variables(trainer).items():
         if name.startswith("metric"):
-            variable.assign_add(kept[name])
+            variable.assign(np.asarray(variable) + kept[name])  # also where devices share it
 
 
 def _variables(trainer: "keras.Model") -> dict[str, Any]:
