@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from keras_cnns import runs
 from keras_cnns.errors import UsageError
@@ -22,6 +22,8 @@ from keras_cnns.tune.engine import Search
 from keras_cnns.tune.steps import Wait
 from keras_cnns.tune.trainer import Trainer, job
 from keras_cnns.tune.wire import Address, Message
+
+Answer = TypeVar("Answer")
 
 BEATS = 4  # in the time for which a worker is believed without a word
 
@@ -114,7 +116,8 @@ def serve(
         UsageError: where the chief cannot be reached for so long, or refuses.
     """
     worker = name or f"{socket.gethostname()}-{os.getpid()}"
-    word = wire.secret(folder)
+    # A chief on this machine may yet have to write it.
+    word = _patiently(lambda: wire.secret(folder), patience if place.is_here else 0.0)
 
     def ask(path: str, **message: Any) -> Message:
         return _patiently(
@@ -145,13 +148,13 @@ def serve(
     return done
 
 
-def _patiently(question: Callable[[], Message], patience: float) -> Message:
+def _patiently(question: Callable[[], Answer], patience: float) -> Answer:
     """Return an answer, asking until there is one."""
     until = time.monotonic() + patience
     while True:
         try:
             return question()
-        except ConnectionError as error:
-            if time.monotonic() > until:
+        except (ConnectionError, wire.NoSecret) as error:
+            if time.monotonic() >= until:
                 raise UsageError(f"{error}; gave up after {patience:g} s") from None
             time.sleep(min(1.0, patience / 10))

@@ -33,10 +33,19 @@ class Address(NamedTuple):
     host: str
     port: int
 
+    @property
+    def is_here(self) -> bool:
+        """Whether that is this machine."""
+        return ipaddress.ip_address(self.host).is_loopback
+
     def __str__(self) -> str:
         """Return HOST:PORT."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
+
+
+class NoSecret(UsageError):
+    """A worker does not know the chief's secret."""
 
 
 class Refused(UsageError):
@@ -73,14 +82,14 @@ def secret(folder: Path, *, make: bool = False) -> str:
     """Return the secret of a search: KERAS_CNNS_SECRET, or what its folder has in "secret".
 
     Raises:
-        UsageError: where there is none.
+        NoSecret: where there is none.
     """
     if given := os.environ.get(SECRET):
         return given
     place = folder / "secret"
     if not place.is_file():
         if not make:
-            raise UsageError(
+            raise NoSecret(
                 f"a worker needs the chief's secret: set {SECRET} to what the file secret in the "
                 "chief's --out has, or give the same --out"
             )
