@@ -382,7 +382,7 @@ def test_show_reads_runs_and_keras_files(run):
         (["train", "lenet5", "--data", "EMPTY", "--out", "OUT"], "EMPTY"),
         (["train", "lenet5", "--data", "./missing", "--out", "OUT"], "missing"),
         (["train", "lenet5", "--data", "ONE_CLASS", "--out", "OUT"], "ONE_CLASS"),
-        (["train", "lenet5", "--data", "BAD_IMAGE", "--out", "OUT"], "broken.jpg"),
+        (["train", "lenet5", "--data", "BAD_IMAGE", "--out", "OUT"], "no validation images"),
         ([*DIGITS, "OUT", "--set", "train.epoch=3"], "train.epoch"),
         ([*DIGITS, "OUT", "--set", "model.spec.c2=3"], "c2"),
         ([*DIGITS, "OUT", "--set", "data.size=20"], "32x32"),

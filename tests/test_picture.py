@@ -185,7 +185,7 @@ def test_names_are_text(page):
     layers = (found.layers[0]._replace(name="<script>a"), *found.layers[1:])
     layers = (layers[0], layers[1]._replace(inputs=("<script>a",)), *layers[2:])
     name = "<script>alert(1)</script>"
-    text = page(found._replace(name=name, layers=layers, arguments=None))
+    text = page(found._replace(name=name, layers=layers))
     assert "<script>alert(1)</script>" in text.text
     assert "script" not in {tag for tag, _ in text.tags}
 

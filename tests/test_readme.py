@@ -38,6 +38,7 @@ def test_the_table_of_networks_is_what_the_command_prints():
     assert between[1].strip() == printed.strip(), f"put what {between[0]} prints into README.md"
 
 
+@pytest.mark.xdist_group("readme")  # a block needs the files of those before it
 @pytest.mark.parametrize(
     ("language", "text"), BLOCKS[1:], ids=[text[:40] for _, text in BLOCKS[1:]]
 )

@@ -76,6 +76,16 @@ def test_the_same_holds_for_tfds(digits, monkeypatch):
     check_repeatable(digits)
 
 
+def test_a_stream_is_shuffled_by_its_own_seed_alone(digits, monkeypatch):
+    monkeypatch.setattr(pipeline, "CACHE_BYTES", 0)
+    found = []
+    for seed in (0, 7):
+        tf.random.set_seed(seed)
+        images, _ = next(train(digits).as_numpy_iterator())
+        found.append(images)
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.parametrize("step", [1, 3, 4, 5, 11])
 def test_a_training_goes_on_in_the_middle_of_an_epoch(folder, either, step):
     """What a resumed training sees is, to the byte, what the uninterrupted one would have seen."""
