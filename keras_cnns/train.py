@@ -173,6 +173,7 @@ def _finish(
     """Write the model that a training has come to, and what it took."""
     import keras
 
+    from keras_cnns.training.callbacks import write_history
     from keras_cnns.training.twin import carry_back
 
     trainer.trainable = True
@@ -188,6 +189,7 @@ def _finish(
         "seconds": round(sum(row["seconds"] for row in state.history), 1),
         "images_per_second": statistics.median(rates),
     }
+    write_history(run.path, state)  # which lacks rows after a kill behind the last checkpoint
     runs.write_metrics(run, "training", found)
     with checkpoint.lasting(run.path / "model.keras") as temporary:
         model = keras.Model(model.input, model.get_layer("predictions").output, name=model.name)

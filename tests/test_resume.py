@@ -127,6 +127,14 @@ def test_a_killed_training_ends_as_the_whole_one(trains, whole, tmp_path):
     assert history(out) == history(whole)
 
 
+def test_no_epoch_is_lost_between_the_last_checkpoint_and_the_history(trains, whole, tmp_path):
+    out = tmp_path / "run"
+    assert trains(out, "write 2 after") == -signal.SIGKILL
+    assert trains(out, "never") == 0
+    assert hash_of(out) == hash_of(whole)
+    assert history(out) == history(whole)
+
+
 @pytest.mark.slow
 def test_twelve_moments(trains, whole, tmp_path):
     draw = random.Random(0)
