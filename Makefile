@@ -21,7 +21,7 @@ test: $(VENV)/test-ready ## install with the test tools, then run every check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 slow: $(VENV)/test-ready ## run the tests that take minutes or need data from elsewhere
 	$(BIN)/pytest -m slow

@@ -1,4 +1,7 @@
-"""Everything that the README tells a reader to type works, in its order."""
+"""Everything that the README tells a reader to type works, in its order.
+
+A block needs the files of those before it, so that one process runs them all: `--dist loadfile`.
+"""
 
 import os
 import re
@@ -38,7 +41,6 @@ def test_the_table_of_networks_is_what_the_command_prints():
     assert between[1].strip() == printed.strip(), f"put what {between[0]} prints into README.md"
 
 
-@pytest.mark.xdist_group("readme")  # a block needs the files of those before it
 @pytest.mark.parametrize(
     ("language", "text"), BLOCKS[1:], ids=[text[:40] for _, text in BLOCKS[1:]]
 )
