@@ -1,12 +1,14 @@
 """A process for each trial, so that what it takes and breaks is gone with it."""
 
 import json
+import os
 import select
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -89,11 +91,13 @@ class Process:
 
     def end(self) -> None:
         """End the process, whatever it does."""
-        self.popen.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
         for file in (self.popen.stdin, self.popen.stdout, self.said):
             if file:
-                file.close()
+                with suppress(BrokenPipeError):  # of what was not written to it
+                    file.close()
 
 
 class Trainer:
@@ -130,6 +134,9 @@ class Trainer:
             beat: called every so often; the job is given up once it returns False.
             every: seconds between its calls.
         """
+        if self.spare and self.spare.popen.poll() is not None:  # died while it waited
+            self.spare.end()
+            self.spare = None
         process, self.spare = self.spare or Process(self.command), None
         try:
             if more:

@@ -70,6 +70,16 @@ def test_a_failure_is_its_trials_own(what, why, tmp_path, monkeypatch):
     assert trials[1]["macs"] > 0
 
 
+def test_a_process_that_dies_while_it_waits_costs_no_trial():
+    job = {"id": "0000", "seed": 0, "split": "validation", "load": None, "epochs": 1, "spec": {}}
+    with Trainer(driver.STUB) as trainer:
+        trainer.run(job, more=True)
+        trainer.spare.popen.kill()
+        trainer.spare.popen.wait()
+        assert "score" in trainer.run(job, more=True)
+        trainer.spare.popen.kill()
+
+
 def test_what_is_too_slow_is_measured_and_not_counted(tmp_path, monkeypatch):
     monkeypatch.setenv("STUB", json.dumps({"0000": "slow", "0002": "slow"}))
     plan = driver.plan(3, max_latency_ms=10.0)
