@@ -72,8 +72,9 @@ def open_folder(name: str, channels: int, cut: Cut) -> Source:
     splits = doctor.usable(folder.splits, found)
     said = doctor.left_out(folder.root, found)
     _check_classes(name, splits, said)
+    drawn = {"train", "test", "validation"} - (splits.keys() - {"train"})
     for split in ("test", "validation"):
-        if split not in splits:
+        if split in drawn:
             splits["train"], splits[split] = _held_out(splits["train"], split, cut)
     train = splits["train"]
     for line in filter(None, [said, *doctor.warnings(folder.root, splits, found)]):
@@ -83,7 +84,8 @@ def open_folder(name: str, channels: int, cut: Cut) -> Source:
     examples = {
         split: mixed(
             [(path, number_of[label]) for label, paths in classes.items() for path in paths],
-            f"{cut.seed}/{split}",
+            # What the folder has of its own is in one order for all seeds, to be compared.
+            f"{cut.seed if split in drawn else 0}/{split}",
         )
         for split, classes in splits.items()
     }

@@ -113,6 +113,10 @@ def test_folders_own_splits(folder, tmp_path, given, expected):
     for name in given:
         (root / name).symlink_to(folder)
     assert open_source(str(root)).sizes == expected
+    files = [open_source(str(root), seed=seed).files for seed in (0, 1)]
+    for split in SPLITS:
+        own = split != "train" and expected[split] == 40
+        assert (files[0][split] == files[1][split]) == own
 
 
 def test_train_may_be_a_class(tmp_path):
