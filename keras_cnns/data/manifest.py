@@ -17,7 +17,7 @@ from typing import Any
 from keras_cnns.data.images import shown
 from keras_cnns.data.verdict import Verdict, many_looks
 
-VERSION = 1
+VERSION = 2
 """Of what `look` finds: another one makes every file be looked at again."""
 
 State = tuple[int, int] | None
@@ -90,7 +90,8 @@ def _write(
     files = {
         os.path.relpath(path, root): (states[path], verdict._asdict())
         for path, verdict in found.items()
-        if states[path]
+        # What cannot be read now may be once it is allowed, or there is more memory.
+        if states[path] and not any(kind == "unreadable" for kind, _ in verdict.findings)
     }
     temporary = place.with_name(f".{os.getpid()}.{place.name}")
     try:

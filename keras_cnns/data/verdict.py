@@ -28,6 +28,7 @@ FORMATS = {
 MAX_PIXELS = 64_000_000
 """A larger image is refused before it is decoded: a PNG of 48 kB can ask for gigabytes."""
 MAX_BYTES = 2**30
+NO_MEMORY = "not enough memory to decode it"
 
 
 class Verdict(NamedTuple):
@@ -86,6 +87,8 @@ def look(path: str | os.PathLike[str]) -> Verdict:
         return _unusable("no image", "it is not a JPEG, PNG, GIF, BMP or WebP image")
     except Image.DecompressionBombError:
         return _unusable("too large", f"more than {MAX_PIXELS:,} pixels")
+    except MemoryError:
+        return _unusable("unreadable", NO_MEMORY)
     except Exception as error:
         # A damaged file can make a decoder fail in any way.
         return _unusable(*_damage(error))
@@ -139,6 +142,8 @@ def _check_pixels(image: Image.Image, data: bytes) -> None:
 
     try:
         decode(tf.constant(data), 3)
+    except tf.errors.ResourceExhaustedError:
+        raise MemoryError from None
     except tf.errors.OpError as error:
         raise _Unusable(*_damage(error)) from None
 

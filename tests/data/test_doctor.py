@@ -191,7 +191,7 @@ def test_a_second_look_only_takes_what_changed(folder, looked_at):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "{}", '{"version": 0, "files": {}}', '{"version": 1, "files": {"a": 3}}'],
+    ["", "{", "[]", "{}", '{"version": 0, "files": {}}', '{"version": 2, "files": {"a": 3}}'],
 )
 def test_a_damaged_memory_is_made_anew(folder, text, looked_at):
     place = manifest.manifest_place(str(folder))
@@ -202,6 +202,20 @@ def test_a_damaged_memory_is_made_anew(folder, text, looked_at):
     looked_at.clear()
     assert data.diagnose(str(folder))["passed"]
     assert looked_at == []
+
+
+@pytest.mark.parametrize("error", [MemoryError(), tf.errors.ResourceExhaustedError(None, None, "")])
+def test_what_could_not_be_read_is_looked_at_again(folder, monkeypatch, looked_at, error):
+    def decode(pixels, channels):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verdict, "decode", decode)
+        found = data.diagnose(str(folder))
+    assert found["usable"] == 0
+    assert verdict.NO_MEMORY in json.dumps(found)
+    looked_at.clear()
+    assert data.diagnose(str(folder))["usable"] == len(looked_at) == 12
 
 
 def test_what_was_seen_before_an_interruption_is_kept(folder, monkeypatch, looked_at):
