@@ -5,6 +5,7 @@ not hide what is said, so that other networks than one's own want a tunnel (ssh,
 """
 
 import hmac
+import http.client
 import ipaddress
 import json
 import os
@@ -170,8 +171,8 @@ def ask(place: Address, word: str, path: str, message: Message) -> Message:
     except urllib.error.HTTPError as error:
         try:
             why = json.load(error)["why"]
-        except (ValueError, LookupError):
+        except (OSError, http.client.HTTPException, ValueError, LookupError):
             why = f"status {error.code}"
         raise Refused(f"the chief at {place} refuses: {why}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise ConnectionError(f"the chief at {place} does not answer: {error}") from None

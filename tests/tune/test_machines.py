@@ -177,6 +177,29 @@ def test_a_worker_waits_for_its_chief_and_not_for_ever(tmp_path, monkeypatch):
     assert 0.5 < time.monotonic() - start < 10
 
 
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        (b"nonsense\r\n\r\n", ConnectionError),
+        (b'HTTP/1.0 200 OK\r\nContent-Length: 99\r\n\r\n{"le', ConnectionError),
+        (b'HTTP/1.0 409 Conflict\r\nContent-Length: 99\r\n\r\n{"w', wire.Refused),
+    ],
+)
+def test_a_chief_that_dies_in_the_middle_of_an_answer(said, error):
+    def answer():
+        connection, _ = listening.accept()
+        connection.recv(2**16)
+        connection.sendall(said)
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        with pytest.raises(error):
+            wire.ask(wire.Address(*listening.getsockname()), "a word", "take", {})
+        thread.join(5)
+
+
 @pytest.mark.parametrize("text", ["8.8.8.8:80", "0.0.0.0:80", "[::]:80", "[2001:4860::8888]:80"])
 def test_public_addresses_are_refused(text):
     with pytest.raises(UsageError, match="neither a loopback nor a private address"):
