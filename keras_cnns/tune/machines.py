@@ -6,6 +6,7 @@ for ever.
 """
 
 import os
+import secrets
 import socket
 import sys
 import threading
@@ -41,6 +42,7 @@ def direct(search: Search, place: Address, folder: Path, about: Message, patienc
     Raises:
         UsageError: where no worker has come for so long.
     """
+    identity = _identity(folder)
     heard: dict[str, float] = {}
     told: set[str] = set()
     trouble: list[Exception] = []
@@ -53,7 +55,7 @@ def direct(search: Search, place: Address, folder: Path, about: Message, patienc
             difference = runs.first_difference(about, message["about"])
             if difference:
                 raise UsageError(f"another search: {difference}")
-            return {"lease": search.lease}
+            return {"lease": search.lease, "search": identity}
         last = heard[worker] = time.monotonic()
         if path == "beat":
             return {"go_on": search.beat(worker, str(message["id"]))}
@@ -113,7 +115,8 @@ def serve(
         name: of this worker, which no other has.
 
     Raises:
-        UsageError: where the chief cannot be reached for so long, or refuses.
+        UsageError: where the chief cannot be reached for so long, or refuses, or the folder is of
+            another search.
     """
     worker = name or f"{socket.gethostname()}-{os.getpid()}"
     # A chief on this machine may yet have to write it.
@@ -124,7 +127,9 @@ def serve(
             lambda: wire.ask(place, word, path, {"worker": worker, **message}), patience
         )
 
-    lease = float(ask("hello", about=about)["lease"])
+    hello = ask("hello", about=about)
+    _claim(folder, str(hello["search"]))
+    lease = float(hello["lease"])
     done = 0
     while not (given := ask("take"))["done"]:
         order: Mapping[str, Any] | None = given["order"]
@@ -146,6 +151,24 @@ def serve(
             ask("finish", id=order["id"], outcome=outcome)
             done += 1
     return done
+
+
+def _identity(folder: Path) -> str:
+    """Return what tells the search of a folder from all others."""
+    place = folder / "id"
+    if not place.is_file():
+        runs.write_text(place, secrets.token_hex(8) + "\n")
+    return place.read_text(encoding="utf-8").strip()
+
+
+def _claim(folder: Path, identity: str) -> None:
+    """Make a worker's folder that of a search, whose images it may already have."""
+    place = folder / "id"
+    if not place.is_file() and not (folder / "data").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        runs.write_text(place, identity + "\n")
+    elif not place.is_file() or place.read_text(encoding="utf-8").strip() != identity:
+        raise UsageError(f"{folder} has the images of another search; choose another --out")
 
 
 def _patiently(question: Callable[[], Answer], patience: float) -> Answer:

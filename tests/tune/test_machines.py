@@ -135,6 +135,18 @@ def test_a_worker_of_another_search_is_told_so(chief, tmp_path):
         machines.serve(driver.recipe(), chief[0], tmp_path, {"recipe": "x"}, 5, trainer)
 
 
+@pytest.mark.parametrize("there", ["id", "data/source.json"])
+def test_a_folder_with_another_searchs_images_is_refused(there, chief, tmp_path):
+    place = tmp_path / "other" / there
+    place.parent.mkdir(parents=True)
+    place.write_text("another's")
+    with (
+        Trainer(driver.STUB) as trainer,
+        pytest.raises(UsageError, match="other has the images of another search; choose another"),
+    ):
+        machines.serve(driver.recipe(), chief[0], tmp_path / "other", driver.ABOUT, 5, trainer)
+
+
 def test_a_worker_without_the_secret_is_refused(chief, tmp_path, monkeypatch):
     place, search = chief
     with pytest.raises(wire.Refused, match="another secret"):
