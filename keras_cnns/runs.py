@@ -130,7 +130,9 @@ def check_folder(path: Path, mark: str, what: str) -> None:
     """
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file; --out is a folder")
-    if path.is_dir() and any(path.iterdir()) and not (path / mark).is_file():
+    # A process that was killed may have left a temporary name: all of ours begin with a dot.
+    held = path.is_dir() and any(not inside.name.startswith(".") for inside in path.iterdir())
+    if held and not (path / mark).is_file():
         raise UsageError(f"{path} is not empty and holds no {what}; choose another --out")
     above = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
@@ -145,7 +147,7 @@ def prepare_folder(path: Path) -> None:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=path):
+        with TemporaryDirectory(prefix=".try-", dir=path):
             pass
     except OSError as error:
         raise UsageError(f"{path} cannot be written to: {error.strerror}; choose another") from None

@@ -74,12 +74,13 @@ def train(
     devices.check(recipe.data.batch_size)
     if deterministic is not None:
         recipe = replace(recipe, train=replace(recipe.train, deterministic=deterministic))
-    if devices.first:
-        run = _open_or_create(out, recipe, source)
-    devices.agree(0)
-    if not devices.first:
-        run = _open_or_create(out, recipe, source)
-    with runs.alone(run.path) if devices.first else nullcontext():
+    with runs.full_disk(out):
+        if devices.first:
+            run = _open_or_create(out, recipe, source)
+        devices.agree(0)
+        if not devices.first:
+            run = _open_or_create(out, recipe, source)
+    with runs.full_disk(out), runs.alone(run.path) if devices.first else nullcontext():
         # What decides the result is as the run began; how often it is kept, as is asked now.
         checkpoints = {key: getattr(recipe.train, key) for key in runs.KEPT_AS_ASKED}
         settled = replace(run.recipe, train=replace(run.recipe.train, **checkpoints))
@@ -87,7 +88,7 @@ def train(
             what = f"{run.path} is trained already; choose another --out to train anew"
             print(what, file=sys.stderr)
         else:
-            with machine.determinism(bool(settled.train.deterministic)), runs.full_disk(run.path):
+            with machine.determinism(bool(settled.train.deterministic)):
                 _fit(run._replace(recipe=settled), source, devices)
         if devices.first and "validation" not in runs.read_metrics(run):
             summarise(run, "validation", source)
@@ -222,23 +223,22 @@ def _newest(run: Run) -> tuple[State, dict[str, Any]]:
 def _open_or_create(out: Path, recipe: Recipe, source: data.Source) -> Run:
     """Open the folder of the same recipe, or make one."""
     if (out / "recipe.toml").is_file():
-        run = runs.open_run(out)
+        there = recipes.load(out / "recipe.toml")
         # What a recipe leaves to the machine was decided when the run began.
-        there = run.recipe.train
-        settled = machine.settle(recipe.train, there)
-        difference = runs.first_difference(
-            asdict(run.recipe), asdict(replace(recipe, train=settled))
-        )
+        settled = machine.settle(recipe.train, there.train)
+        difference = runs.first_difference(asdict(there), asdict(replace(recipe, train=settled)))
         if difference:
             raise UsageError(f"{out} holds another run: {difference}; choose another --out")
-        if run.labels != source.labels:
-            raise UsageError(f"{out} holds a run on other classes; choose another --out")
-        return run
-    recipe = replace(recipe, train=machine.settle(recipe.train))
-    runs.prepare_folder(out)
-    runs.write_text(out / "labels.txt", "\n".join(source.labels) + "\n")
-    runs.write_text(out / "recipe.toml", recipes.to_toml(recipe))
-    return runs.open_run(out)
+    else:
+        settled = machine.settle(recipe.train)
+        runs.prepare_folder(out)
+        runs.write_text(out / "recipe.toml", recipes.to_toml(replace(recipe, train=settled)))
+    if not (out / "labels.txt").is_file():  # also after a kill behind the recipe
+        runs.write_text(out / "labels.txt", "\n".join(source.labels) + "\n")
+    run = runs.open_run(out)
+    if run.labels != source.labels:
+        raise UsageError(f"{out} holds a run on other classes; choose another --out")
+    return run
 
 
 def summarise(

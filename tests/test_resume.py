@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from keras_cnns import recipe as recipes, runs, train
+from keras_cnns.errors import UsageError
+
 # Dropout and running means: what has a state beside weights and the optimizer's.
 RECIPE = """
 [model]
@@ -133,6 +136,22 @@ def test_no_epoch_is_lost_between_the_last_checkpoint_and_the_history(trains, wh
     assert trains(out, "never") == 0
     assert hash_of(out) == hash_of(whole)
     assert history(out) == history(whole)
+
+
+def test_a_folder_that_was_killed_as_it_was_made_is_taken(tmp_path):
+    wanted = recipes.loads(RECIPE)
+    source = runs.open_data(wanted)
+    resolved = train.resolve(wanted, source)
+    out = tmp_path / "run"
+    (out / ".try-1").mkdir(parents=True)
+    (out / ".1.recipe.toml").touch()
+    for _ in range(2):
+        runs.check_folder(out, "recipe.toml", "run")
+        assert train._open_or_create(out, resolved, source).labels == source.labels
+        (out / "labels.txt").unlink()
+    (out / "labels.txt").write_text("cat\n")
+    with pytest.raises(UsageError, match="other classes"):
+        train._open_or_create(out, resolved, source)
 
 
 @pytest.mark.slow
