@@ -186,14 +186,16 @@ def alone(path: Path) -> Iterator[None]:
         return
     handle = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"{path} is being trained by another process; wait for its end, or choose another "
+                "--out"
+            ) from None
         for left in path.glob(".[0-9]*.*"):  # by a process that was killed as it wrote
             left.unlink()
         yield
-    except BlockingIOError:
-        raise UsageError(
-            f"{path} is being trained by another process; wait for its end, or choose another --out"
-        ) from None
     finally:
         os.close(handle)
 

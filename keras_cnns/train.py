@@ -87,6 +87,8 @@ def train(
         if (run.path / "model.keras").is_file():
             what = f"{run.path} is trained already; choose another --out to train anew"
             print(what, file=sys.stderr)
+            if devices.first:
+                checkpoint.remove(run.path)  # which a kill behind model.keras has left
         else:
             with machine.determinism(bool(settled.train.deterministic)):
                 _fit(run._replace(recipe=settled), source, devices)

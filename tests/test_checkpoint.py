@@ -106,5 +106,5 @@ def test_a_folder_is_held_by_one_process(tmp_path):
         held = pytest.raises(UsageError, match="is being trained by another process")
         with held, runs.alone(tmp_path):
             pass
-    with runs.alone(tmp_path):
-        pass
+    with pytest.raises(BlockingIOError), runs.alone(tmp_path):
+        raise BlockingIOError  # not the folder's
