@@ -156,5 +156,8 @@ def unique_ids(files: Sequence[Path], ids: str) -> list[str]:
 
 def write(path: Path, rows: Sequence[Sequence[Any]]) -> None:
     """Write rows as CSV, whole or not at all."""
-    with runs.replacing(path) as temporary, temporary.open("w", newline="") as file:
+    with (
+        runs.replacing(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         csv.writer(file, lineterminator="\n").writerows(rows)
