@@ -104,7 +104,8 @@ def compiled(
     from keras_cnns.training.twin import twin
 
     wanted = recipe.train
-    copy = twin(model, machine.precision(wanted.precision))
+    precision = machine.precision(wanted.precision)
+    copy = twin(model, precision)
     scores = {
         name: copy.get_layer("logits" if name == "predictions" else f"{name}_logits").output
         for name in output_names(recipe, model)
@@ -112,14 +113,17 @@ def compiled(
     trainer = model_class(devices or Devices())(copy.input, scores, name=model.name)
     for name in transfer.frozen(recipe, phase):
         trainer.get_layer(name).trainable = False
+    rule = optimizer(
+        wanted,
+        steps_per_epoch,
+        scale=scale,
+        first=phase * wanted.freeze_epochs * steps_per_epoch,
+        factors=transfer.factors(recipe, trainer),
+    )
+    if precision == "mixed_float16":  # Keras sees the model's policy, which is float32
+        rule = keras.optimizers.LossScaleOptimizer(rule)
     trainer.compile(
-        optimizer(
-            wanted,
-            steps_per_epoch,
-            scale=scale,
-            first=phase * wanted.freeze_epochs * steps_per_epoch,
-            factors=transfer.factors(recipe, trainer),
-        ),
+        rule,
         loss={
             name: keras.losses.CategoricalCrossentropy(
                 from_logits=True, label_smoothing=wanted.label_smoothing
