@@ -1,11 +1,14 @@
 """A training that diverges stops, or goes back; it deletes nothing, and its best is kept."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from keras_cnns import recipe as recipes, runs, train
 from keras_cnns.errors import UsageError
-from keras_cnns.training import callbacks, checkpoint
+from keras_cnns.training import callbacks, checkpoint, machine
+from keras_cnns.training.state import State, averages
 
 SMALL = ["data.batch_size=128", "train.precision=float32", "train.deterministic=false"]
 
@@ -57,3 +60,27 @@ def test_it_ends_early_with_the_best_weights(monkeypatch, tmp_path):
     kept = run.model().get_weights()
     assert all(np.array_equal(a, b) for a, b in zip(kept, bests[1], strict=True))
     assert not any(np.array_equal(a, b) for a, b in zip(bests[0], bests[1], strict=True))
+
+
+def test_the_head_alone_does_not_end_it(monkeypatch, tmp_path):
+    waited = []
+    monkeypatch.setattr(
+        callbacks.Keeper, "_wait", lambda _, accuracy, patience: waited.append(accuracy)
+    )
+    wanted = recipe("train.patience=1", "train.checkpoint_epochs=9")
+    for phase in (0, 1):
+        keeper = callbacks.Keeper(tmp_path, wanted, 1, State(phase=phase), {}, 9)
+        keeper.set_model(SimpleNamespace(optimizer=SimpleNamespace(learning_rate=0.1)))
+        keeper.begun, keeper.trained = 0.0, 1.0
+        keeper.on_epoch_end(0, {"val_accuracy": phase})
+    assert waited == [1]
+
+
+def test_float16_scales_its_loss(monkeypatch):
+    monkeypatch.setattr(machine, "precision", lambda wanted: wanted)
+    for precision, scale in (("mixed_float16", 2.0**15), ("mixed_bfloat16", 1.0)):
+        wanted = recipe(f"train.precision={precision}", "train.ema=0.9")
+        resolved = train.resolve(wanted, runs.open_data(wanted))
+        trainer = train.compiled(train.build(resolved, 10), resolved, 5)
+        assert float(trainer.optimizer.scale_loss(1.0)) == scale
+        assert len(averages(trainer)) == len(trainer.trainable_variables)
