@@ -186,9 +186,10 @@ class Recipe(_Section):
     def __post_init__(self) -> None:
         """Check the sections, each by itself and beside the others."""
         super().__post_init__()
+        new = self.model.weights is None or self.model.matching
         for key in ("freeze_epochs", "unfreeze_from", "backbone_rate"):
-            if self.model.weights is None and getattr(self.train, key) != getattr(Train, key):
-                raise UsageError(f"train.{key} needs model.weights: a network to start from")
+            if new and getattr(self.train, key) != getattr(Train, key):
+                raise UsageError(f"train.{key} needs model.weights for every layer but the head")
         if self.train.freeze_epochs >= self.train.epochs and self.train.unfreeze_from:
             raise UsageError("train.unfreeze_from: no epoch is left after train.freeze_epochs")
 
