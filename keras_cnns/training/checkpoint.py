@@ -68,7 +68,7 @@ def write(folder: Path, step: int, arrays: Mapping[str, np.ndarray], state: Any)
     ...     newest(Path(place)).state
     {'epoch': 1}
     """
-    solid = {name: np.array(a, order="C", ndmin=a.ndim) for name, a in arrays.items()}
+    solid = {name: np.asarray(a, order="C") for name, a in arrays.items()}
     text = json.dumps(state)
     metadata = {"state": text, "sha256": _digest(solid, text)}
     place = folder / PATTERN.replace("*", f"{step:09d}")
