@@ -7,11 +7,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from subprocess import PIPE
 
 import numpy as np
 import pytest
 
 from keras_cnns import data, recipe as recipes, runs, train
+from keras_cnns.training import machine
 from keras_cnns.tune import arrays, kerastuner, trial
 from keras_cnns.tune.steps import Step, Wait
 from keras_cnns.tune.trainer import TRIAL, Trainer
@@ -22,7 +24,7 @@ import driver
 
 @pytest.fixture(scope="module")
 def recipe(digits_dir):
-    """Return a network with dropout, of few filters, resolved."""
+    """Return a network with dropout, of few filters, resolved and settled as by a search."""
     settings = (
         "model.width=0.1",
         "train.epochs=3",
@@ -32,7 +34,8 @@ def recipe(digits_dir):
     found = recipes.Recipe(model=recipes.Model(name="nin_cifar"))
     found = recipes.override(found, settings)
     found = replace(found, data=replace(found.data, name="digits", dir=str(digits_dir)))
-    return train.resolve(found, runs.open_data(found))
+    found = train.resolve(found, runs.open_data(found))
+    return replace(found, train=machine.settle(found.train))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +81,7 @@ def test_a_promotion_is_as_if_the_training_had_not_stopped(recipe, folder):
         with np.load(folder / "weights" / "kept.npz") as kept:
             return outcome["score"], dict(kept)
 
-    score, whole = weights()
+    score, whole = weights(epochs=2)
     trial.outcome(job(recipe, folder, epochs=1, save="weights/0000.npz"))
     for place in ("weights/0000.npz", "weights/of another machine.npz"):
         again, rest = weights(epochs=2, initial_epoch=1, load=place)
@@ -109,10 +112,13 @@ def test_running_out_of_memory_is_called_so(recipe, folder, monkeypatch):
 
 def test_a_process_answers_one_job_and_nothing_else(recipe, folder, monkeypatch):
     monkeypatch.setattr(os, "environ", {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"})
-    done = subprocess.run(
-        TRIAL, input=json.dumps({"recipe": "nonsense"}) + "\n", capture_output=True, text=True
-    )
-    assert json.loads(done.stdout)["why"].startswith("UsageError: received text that is not TOML")
+    with subprocess.Popen(TRIAL, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) as process:
+        # Left open: a trial ends with the pipe to it, answered or not.
+        process.stdin.write(json.dumps({"recipe": "nonsense"}) + "\n")
+        process.stdin.flush()
+        said = process.stdout.read()
+        assert process.wait() == 0, process.stderr.read()
+    assert json.loads(said)["why"].startswith("UsageError: received text that is not TOML")
     with Trainer() as trainer:
         outcome = trainer.run(job(replace(recipe, train=replace(recipe.train, epochs=1)), folder))
     assert 0 < outcome["score"] <= 1
