@@ -98,7 +98,11 @@ class Search:
             free = [r for r in running if owner.get(r["id"], worker) == worker]
             record = free[0] if free else None
             if record is None:
+                began = time.monotonic()
                 made = self._next() if self._wanted() else None
+                took = time.monotonic() - began  # in which nobody could be heard
+                for name, lease in self._leases.items():
+                    self._leases[name] = lease._replace(until=lease.until + took)
                 if isinstance(made, Wait) or (made is None and self._at_work(running)):
                     return Wait()
                 record = made or self._next_repeat()

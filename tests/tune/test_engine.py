@@ -181,6 +181,17 @@ def test_a_lost_workers_trial_is_anothers_and_not_for_ever(tmp_path):
     assert search.book.records["0000"]["why"] == f"{LOSSES} workers were lost with it"
 
 
+def test_a_long_proposal_costs_no_lease(tmp_path, monkeypatch):
+    search = Search(driver.plan(3), Book(tmp_path / "trials"), lease=0.2)
+    search.take("a")
+    following = search._next
+    monkeypatch.setattr(search, "_next", lambda: (time.sleep(0.3), following())[1])
+    assert search.take("b")["id"] == "0001"
+    assert search.beat("a", "0000")
+    assert search.take("c")["id"] == "0002"
+    assert "losses" not in search.book.records["0000"]
+
+
 def test_a_worker_that_asks_twice_gets_the_same_trial(tmp_path):
     search = Search(driver.plan(2), Book(tmp_path / "trials"))
     first = search.take("a")
