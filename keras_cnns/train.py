@@ -70,6 +70,11 @@ def train(
     source = runs.open_data(recipe)
     recipe = resolve(recipe, source)
     start_keras()
+    import keras
+
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise UsageError(f"training runs on TensorFlow, not {backend}; unset KERAS_BACKEND")
     devices = devices or open_devices()
     devices.check(recipe.data.batch_size)
     if deterministic is not None:

@@ -84,3 +84,10 @@ def test_float16_scales_its_loss(monkeypatch):
         trainer = train.compiled(train.build(resolved, 10), resolved, 5)
         assert float(trainer.optimizer.scale_loss(1.0)) == scale
         assert len(averages(trainer)) == len(trainer.trainable_variables)
+
+
+def test_another_backend_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr("keras.backend.backend", lambda: "jax")
+    with pytest.raises(UsageError, match="training runs on TensorFlow, not jax; unset"):
+        train.train(recipe(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
