@@ -20,9 +20,6 @@ from keras_cnns.training.setup import batches, build, compiled, output_names, re
 from keras_cnns.training.state import Diverged, State, outcome, restore
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     import keras
 
 __all__ = [
