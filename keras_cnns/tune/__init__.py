@@ -209,6 +209,10 @@ def read(out: str | Path) -> dict[str, Any]:
 def _resolved(recipe: Recipe) -> tuple[Recipe, data.Source]:
     if recipe.train.patience is not None:
         raise UsageError("train.patience: all trials of a search are trained for train.epochs")
+    if recipe.model.weights is not None:
+        raise UsageError(
+            "model.weights: they fit only the network as it stands; a search trains from scratch"
+        )
     zoo.spec_of(recipe.model.name, recipe.model.spec)
     source = runs.open_data(recipe)
     return train.resolve(recipe, source), source

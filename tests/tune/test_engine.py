@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,14 @@ def test_a_trial_does_not_outlive_its_search(tmp_path, monkeypatch):
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_weights_to_start_from_are_refused(tmp_path):
+    recipe = driver.recipe()
+    recipe = replace(recipe, model=replace(recipe.model, weights="imagenet"))
+    with pytest.raises(UsageError, match=r"model.weights: they fit only the network as it stands"):
+        tune.tune(recipe, tmp_path / "out", trials=1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_is_one_searchs(tmp_path):
