@@ -69,6 +69,7 @@ def direct(search: Search, place: Address, folder: Path, about: Message, patienc
         except Exception as error:
             trouble.append(error)
             raise
+        last = heard[worker] = time.monotonic()  # a proposal may have taken long
         if found is None:
             told.add(worker)
         return {"order": None if isinstance(found, Wait) else found, "done": found is None}
@@ -84,7 +85,7 @@ def direct(search: Search, place: Address, folder: Path, about: Message, patienc
             busy = {worker for worker, when in heard.items() if now - when < search.lease}
             if search.done() and not busy - told:
                 return
-            if now - last > patience:
+            if now - last > max(patience, search.lease):  # in a lease one may be at work
                 raise UsageError(
                     f"no worker was heard of for {patience:g} s; the same command goes on"
                 )

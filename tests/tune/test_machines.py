@@ -102,6 +102,24 @@ def test_a_chief_without_workers_gives_up(tmp_path):
         machines.direct(search, wire.Address("127.0.0.1", 0), tmp_path, {}, patience=0.3)
 
 
+def test_a_chief_does_not_give_up_on_a_worker_that_is_busy(tmp_path, monkeypatch):
+    monkeypatch.setenv(wire.SECRET, "a word")
+    monkeypatch.setenv("STUB", json.dumps({"seconds": 1.0}))
+    search = Search(driver.plan(1), Book(tmp_path / "trials"), lease=2.0)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        place = wire.Address(*free.getsockname())
+
+    def work():
+        with Trainer(driver.STUB) as trainer:
+            machines.serve(driver.recipe(), place, tmp_path, driver.ABOUT, 20, trainer)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    machines.direct(search, place, tmp_path, driver.ABOUT, patience=0.1)
+    thread.join(20)
+    assert search.book.records["0000"]["status"] == "completed"
+
+
 @pytest.fixture
 def chief(tmp_path, monkeypatch):
     """Return the address of a chief that has one trial, and its search."""
