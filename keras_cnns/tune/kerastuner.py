@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from random import Random
+from statistics import mean
 from typing import Any
 
 from keras_cnns.quiet import start_keras
@@ -117,15 +118,21 @@ def next_step(
 def _remember(oracle: Any, trials: Sequence[Trial], hyperparameters: Any) -> None:
     """Tell a new oracle of the trials so far."""
     from keras_tuner.engine.trial import Trial as Told
+    from keras_tuner.oracles import BayesianOptimizationOracle
 
+    scores = [trial["score"] for trial in trials if trial["status"] == "completed"]
+    # Its own guess at those at work is of a model that has not been fitted, as it is made anew.
+    guessed = bool(scores) and isinstance(oracle, BayesianOptimizationOracle)
     for number, trial in enumerate(trials):
         values = hyperparameters.copy()
         values.values = dict(trial["values"])
-        told = Told(values, trial_id=str(number), status=_STATUS[trial["status"]])
-        told.score = trial["score"]
+        running = trial["status"] == "running"
+        status = "completed" if running and guessed else trial["status"]
+        told = Told(values, trial_id=str(number), status=_STATUS[status])
+        told.score = mean(scores) if running and guessed else trial["score"]
         oracle.trials[told.trial_id] = told
         oracle.start_order.append(told.trial_id)
-        if trial["status"] == "running":
+        if status == "running":
             oracle.ongoing_trials[told.trial_id] = told
     if trials and trials[-1].get("state"):
         oracle.set_state({**oracle.get_state(), **trials[-1]["state"]})

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from random import Random
 from subprocess import PIPE
@@ -15,6 +16,7 @@ import pytest
 from keras_cnns import data, recipe as recipes, runs, train
 from keras_cnns.training import machine
 from keras_cnns.tune import arrays, kerastuner, trial
+from keras_cnns.tune.sampler import random_points
 from keras_cnns.tune.steps import Step, Wait
 from keras_cnns.tune.trainer import TRIAL, Trainer
 
@@ -152,6 +154,23 @@ def test_kerastuners_oracles_repeat_nothing_and_keep_the_budget(name):
         )  # fmt: skip
     assert trials[0]["values"] == shop.space.default
     assert promoted == (4 if name == "hyperband" else 0)
+
+
+def test_bayesian_takes_those_at_work_for_average():
+    shop = driver.market(max_macs=416_520)
+    make, proposed = kerastuner.maker("bayesian", trials=12, epochs=9), []
+    first = list(islice(random_points(shop.space, Random(1)), 5))
+    for last in ({"status": "running", "score": None}, {"status": "completed", "score": 0.25}):
+        trials = [
+            {"values": values, "status": "completed", "score": score}
+            for values, score in zip(first[:4], (0.1, 0.2, 0.3, 0.4), strict=True)
+        ]
+        step = kerastuner.next_step(
+            make, shop, [*trials, {"values": first[4], **last}], seen=set(map(shop.key, first)),
+            anchor=shop.space.default, first=[], seed=0, draw=Random(0),
+        )  # fmt: skip
+        proposed.append(step.values)
+    assert proposed[0] == proposed[1]
 
 
 def test_hyperband_waits_for_those_at_work():
