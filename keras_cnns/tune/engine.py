@@ -18,7 +18,7 @@ from keras_cnns.tune.answer import finalists
 from keras_cnns.tune.book import Book, Record
 from keras_cnns.tune.budget import Market
 from keras_cnns.tune.oracles import ORACLES
-from keras_cnns.tune.sampler import propose
+from keras_cnns.tune.sampler import propose, random_points
 from keras_cnns.tune.steps import Step, Wait
 
 LOSSES = 3  # workers that a trial may take with it
@@ -220,7 +220,9 @@ class Search:
         else:
             oracle = ORACLES[str(self.plan.oracle)]
             candidates = chain(first, oracle(market.space, trials, draw))
-            found = propose(candidates, market, seen, self.plan.anchor, draw)
+            found = propose(candidates, market, seen, self.plan.anchor, draw) or propose(
+                random_points(market.space, draw), market, seen, self.plan.anchor, draw
+            )
             step = Step(*found) if found else None
         if step is None:
             self.exhausted = not self._at_work(self._running())

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from keras_cnns.tune.budget import Market
 from keras_cnns.tune.spaces import Space, Values
 
-DRAWS = 2000  # candidates looked at for one trial before the space counts as exhausted
 PATIENCE = 4  # candidates above the budget before one is led to it
 ENUMERABLE = 4096  # a space of so many points is gone through, so that its end is certain
+DRAWS = ENUMERABLE  # candidates looked at for one trial before they count as exhausted
 
 
 class Proposal(NamedTuple):

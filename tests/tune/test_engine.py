@@ -14,6 +14,7 @@ from keras_cnns import runs, tune
 from keras_cnns.errors import UsageError
 from keras_cnns.tune.book import Book
 from keras_cnns.tune.engine import LOSSES, Search
+from keras_cnns.tune.oracles import ORACLES
 from keras_cnns.tune.steps import Wait
 from keras_cnns.tune.trainer import Trainer
 
@@ -178,6 +179,12 @@ def test_the_space_ends(tmp_path):
     trials = searched(tmp_path, plan).trials()
     assert len(trials) == 4  # 1 to 4 blocks
     assert Search(plan, Book(tmp_path / "trials")).take("here") is None
+
+
+def test_an_oracle_that_has_run_dry_does_not_end_the_search(tmp_path, monkeypatch):
+    monkeypatch.setitem(ORACLES, "dry", lambda space, trials, draw: iter(()))
+    plan = driver.plan(3, oracle="dry")
+    assert len(distinct(searched(tmp_path, plan).trials(), plan)) == 3
 
 
 def test_a_lost_workers_trial_is_anothers_and_not_for_ever(tmp_path):
