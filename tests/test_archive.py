@@ -116,7 +116,7 @@ def test_a_hostile_description_is_refused_in_a_line(sound, tmp_path, name):
     [
         ([("../escaped", b"x")], "escaped"),
         ([("assets/../../escaped", b"x")], "escaped"),
-        ([("/tmp/escaped", b"x")], "escaped"),
+        ([("/escaped", b"x")], "escaped"),
         ([("code.py", b"open('executed', 'w')")], "code.py"),
         ([("weights.pkl", b"cos\nsystem\n(S'touch executed'\ntR.")], "weights.pkl"),
     ],

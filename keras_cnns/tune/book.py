@@ -39,7 +39,3 @@ class Book:
     def trials(self) -> list[Record]:
         """Return the trials of the search itself."""
         return [record for record in self.records.values() if "of" not in record]
-
-    def repeats(self) -> list[Record]:
-        """Return the trainings that repeat a network with another seed."""
-        return [record for record in self.records.values() if "of" in record]
