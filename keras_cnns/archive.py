@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from keras_cnns.errors import UsageError
 
@@ -41,10 +41,12 @@ def check(path: Path) -> int:
                 raise UsageError(f"a description of {sizes['config.json']:,} bytes is too long")
             for described in _objects(json.loads(archive.read("config.json"))):
                 _check_object(described)
+            with archive.open("model.weights.h5") as weights:
+                _check_weights(weights)
             return sizes["model.weights.h5"]
     except KeyError as error:
         raise UsageError(f"{path} cannot be read as a Keras model: it has no {error}") from None
-    except (zipfile.BadZipFile, OSError, ValueError, RecursionError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError) as error:  # also of recursion
         raise UsageError(f"{path} cannot be read as a Keras model: {error}") from None
 
 
@@ -71,6 +73,27 @@ def _check_object(described: dict[str, Any]) -> None:
         name = str(described.get("registered_name"))
         if keras is None or keras.saving.get_registered_object(name) is None:
             raise UsageError(f"its {module}.{kind} is neither Keras's nor registered with it")
+
+
+def _check_weights(file: IO[bytes]) -> None:
+    """Refuse links, and arrays that say to be larger than what there is of them."""
+    import h5py
+
+    with h5py.File(file) as weights:
+        waiting, seen = [weights], set()
+        while waiting:
+            group = waiting.pop()
+            for name in group:
+                if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                    raise UsageError(f"its {group.name}/{name} is a link, which Keras never writes")
+                found = group[name]
+                if isinstance(found, h5py.Group):
+                    if (place := h5py.h5o.get_info(found.id).addr) in seen:
+                        raise UsageError(f"its {found.name} stands in it twice")
+                    seen.add(place)
+                    waiting.append(found)
+                elif found.id.get_storage_size() < found.nbytes or found.external:
+                    raise UsageError(f"its {found.name} lacks numbers of its {found.shape}")
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from keras_cnns.runs import Run
 from keras_cnns.scores import score
 
 WORST = 18
+UNSEEN = "give --data with images that none has seen"
 # Of an ensemble's members, what is said of each.
 BRIEF = ("accuracy", "accuracy_interval", "top5", "loss", "images", "calibration_error")
 
@@ -129,8 +129,7 @@ def open_sources(
     """Open the data set on which runs are tested together: for each as it takes images.
 
     A data set without a test split of its own is cut by the seed of the recipe, so that a run of
-    another seed holds out other images, and may have been trained on the first one's. Compared are
-    how many test images there are, and the first of them.
+    another seed holds out other images, and may have been trained on the first one's.
 
     Args:
         members: the runs.
@@ -138,7 +137,8 @@ def open_sources(
         data_dir: where TFDS keeps its sets.
 
     Raises:
-        UsageError: where runs hold out different images; it names the run.
+        UsageError: where runs hold out different images, or others than when they were trained;
+            it names the run.
     """
     first = members[0].recipe
     opened: dict[Any, data.Source] = {}
@@ -153,20 +153,16 @@ def open_sources(
         if key not in opened:
             opened[key] = runs.open_data(recipe, data_dir=data_dir)
         sources.append(opened[key])
-        if sources[-1] is not sources[0] and _held_out(sources[-1]) != _held_out(sources[0]):
+        if name is None:
+            runs.check_data(run, opened[key], ["test"], UNSEEN)
+        sources[-1].require("test")
+        if sources[-1].digests["test"] != sources[0].digests["test"]:
             raise UsageError(
                 f"{run.path} (seed {recipe.seed}) holds out other test images than "
                 f"{members[0].path} (seed {first.seed}), and may have been trained on those; "
-                "give --data with images that none has seen"
+                + UNSEEN
             )
     return sources
-
-
-def _held_out(source: data.Source) -> tuple[int, list[bytes]]:
-    """Return how many test images there are, and the first as they are stored: paths or files."""
-    size = source.require("test")
-    first = islice(source.records("test").as_numpy_iterator(), 8)
-    return size, [record["image"] for record in first]
 
 
 def answers(run: Run, source: data.Source, split: str, *, precision: str, views: Views) -> Answers:

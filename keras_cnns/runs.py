@@ -1,11 +1,11 @@
-"""A run folder: recipe.toml, labels.txt, model.keras, and what training left there besides."""
+"""A run folder: recipe, labels, what its data was, model.keras, and what training left besides."""
 
 import csv
 import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +79,43 @@ def open_data(recipe: Recipe, *, data_dir: str | None = None) -> data.Source:
         test=wanted.test,
         seed=recipe.seed,
     )
+
+
+def write_data(path: Path, source: data.Source) -> None:
+    """Note in a run folder which images each split has."""
+    found = {
+        split: {"images": source.sizes[split], "digest": source.digests[split]}
+        for split in source.sizes
+    }
+    write_text(path / "data.json", json.dumps(found, indent=1) + "\n")
+
+
+def check_data(run: Run, source: data.Source, splits: Sequence[str], advice: str) -> None:
+    """Refuse data that has changed since a run began on it.
+
+    A folder's splits are drawn from all of its images, so that one more image may bring ones that
+    the network was trained on into the test.
+
+    Args:
+        run: the run.
+        source: its data as it is now.
+        splits: those that matter.
+        advice: what to do then.
+
+    Raises:
+        UsageError: naming the first split that has other images than the run began with.
+    """
+    place = run.path / "data.json"
+    if not place.is_file():  # by a version that did not note it
+        return
+    noted = json.loads(place.read_text(encoding="utf-8"))
+    for split in splits:
+        if noted[split]["digest"] != source.digests[split]:
+            then, now = noted[split]["images"], source.sizes[split]
+            raise UsageError(
+                f"{source.name} has changed: its {split} images ({now:,}) are not those that "
+                f"{run.path} began with ({then:,}); bring those back, or {advice}"
+            )
 
 
 def with_data(recipe: Recipe, name: str | None) -> Recipe:

@@ -238,10 +238,12 @@ def _open_or_create(out: Path, recipe: Recipe, source: data.Source) -> Run:
         runs.prepare_folder(out)
         runs.write_text(out / "recipe.toml", recipes.to_toml(replace(recipe, train=settled)))
     if not (out / "labels.txt").is_file():  # also after a kill behind the recipe
+        runs.write_data(out, source)
         runs.write_text(out / "labels.txt", "\n".join(source.labels) + "\n")
     run = runs.open_run(out)
     if run.labels != source.labels:
         raise UsageError(f"{out} holds a run on other classes; choose another --out")
+    runs.check_data(run, source, ("train", "validation"), "choose another --out")
     return run
 
 

@@ -1,7 +1,6 @@
 """A .keras file from anyone runs no code and takes no more memory than its weights."""
 
 import json
-import shutil
 import zipfile
 
 import h5py
@@ -142,19 +141,54 @@ def test_what_is_no_archive_is_refused(tmp_path, content):
     assert "cannot be read as a Keras model" in refused(tmp_path / "model.keras")
 
 
-def test_weights_elsewhere_are_refused(sound, tmp_path):
+@pytest.fixture
+def with_weights(sound, tmp_path):
+    """Return a function that writes the file again with its first weight changed."""
+
+    def written(change):
+        with zipfile.ZipFile(sound) as archive:
+            archive.extract("model.weights.h5", tmp_path)
+        with h5py.File(tmp_path / "model.weights.h5", "r+") as file:
+            variables = file["layers/dense/vars"]
+            del variables["0"]
+            change(variables)
+        with zipfile.ZipFile(sound) as old, zipfile.ZipFile(tmp_path / "model.keras", "w") as new:
+            for name in old.namelist():
+                own = name == "model.weights.h5"
+                new.writestr(name, (tmp_path / name).read_bytes() if own else old.read(name))
+        return tmp_path / "model.keras"
+
+    return written
+
+
+def test_weights_elsewhere_are_refused(with_weights, tmp_path):
     """A link in the weights to another file would carry that file's numbers away."""
-    with h5py.File(tmp_path / "secret.h5", "w") as file:
+    secret = str(tmp_path / "secret.h5")
+    with h5py.File(secret, "w") as file:
         file["0"] = np.zeros((16, 3), "float32")
-    with zipfile.ZipFile(sound) as archive:
-        archive.extract("model.weights.h5", tmp_path)
-    with h5py.File(tmp_path / "model.weights.h5", "r+") as file:
-        variables = file["layers/dense/vars"]
-        del variables["0"]
-        variables["0"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "0")
-    shutil.copy(sound, tmp_path / "model.keras")
-    with zipfile.ZipFile(sound) as old, zipfile.ZipFile(tmp_path / "model.keras", "w") as new:
-        for name in old.namelist():
-            own = name == "model.weights.h5"
-            new.writestr(name, (tmp_path / name).read_bytes() if own else old.read(name))
-    refused(tmp_path / "model.keras")
+
+    def link(variables):
+        variables["0"] = h5py.ExternalLink(secret, "0")
+
+    def outside(variables):
+        variables.create_dataset("0", (16, 3), "float32", external=secret)
+
+    assert "is a link" in refused(with_weights(link))
+    assert "lacks numbers" in refused(with_weights(outside))
+
+
+@pytest.mark.parametrize("shape", [(16, 3), (10**6, 10**6)])
+def test_weights_that_would_swell_are_refused(with_weights, shape):
+    """Arrays of zeros take no place in a file until something is written."""
+
+    def sparse(variables):
+        variables.create_dataset("0", shape, "float32", chunks=(16, 3))
+
+    assert "lacks numbers" in refused(with_weights(sparse))
+
+
+def test_a_circle_of_groups_is_refused(with_weights):
+    def circle(variables):
+        variables["0"] = variables.parent
+
+    assert "twice" in refused(with_weights(circle))

@@ -1,6 +1,7 @@
 """What an evaluation says of runs: one crop or many, one network or several together."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import keras
@@ -169,6 +170,20 @@ def test_members_that_may_have_seen_the_test_images_are_refused(members, photos,
         evaluate.open_sources([members[0], other])
     sources = evaluate.open_sources([members[0], other], str(photos))
     assert sources[0] is sources[1]
+
+
+def test_a_folder_that_has_changed_since_is_no_test_any_more(members, photos, tmp_path):
+    """Splits are drawn from all images: one more may bring ones that were trained on into them."""
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    run = make_run(tmp_path / "run", folder)
+    runs.write_data(run.path, runs.open_data(run.recipe))
+    evaluate.open_sources([run])
+    shutil.copy(folder / LABELS[0] / "3.png", folder / LABELS[0] / "33.png")
+    with pytest.raises(UsageError, match=r"its test images \(4[56]\) are not those .* \(45\)"):
+        evaluate.open_sources([run])
+    assert call(run.path, "--data", photos).exit_code == 0
+    assert call(run.path).exit_code == 2
 
 
 def test_a_data_set_with_a_test_split_of_its_own_is_the_same_for_all_seeds(digits_dir, tmp_path):

@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,16 @@ def test_a_folder_that_was_killed_as_it_was_made_is_taken(tmp_path):
     (out / "labels.txt").write_text("cat\n")
     with pytest.raises(UsageError, match="other classes"):
         train._open_or_create(out, resolved, source)
+
+
+def test_a_training_does_not_go_on_with_other_images(tmp_path):
+    wanted = recipes.loads(RECIPE)
+    source = runs.open_data(wanted)
+    resolved = train.resolve(wanted, source)
+    train._open_or_create(tmp_path / "run", resolved, source)
+    other = replace(source, digests={**source.digests, "train": "other"})
+    with pytest.raises(UsageError, match="digits has changed: its train images"):
+        train._open_or_create(tmp_path / "run", resolved, other)
 
 
 @pytest.mark.slow

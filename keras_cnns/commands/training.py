@@ -81,6 +81,7 @@ def report(run: Path, split: str, data_dir: str | None, as_json: bool) -> None:
             found = []
         else:
             source = runs.open_data(opened.recipe, data_dir=data_dir)
+            runs.check_data(opened, source, [split], "train the run anew")
             found = _classes(train.summarise(opened, split, source))
     if as_json:
         return print_json({"report": str(run / "report.html"), "classes": found})

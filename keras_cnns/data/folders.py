@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from keras_cnns.data import doctor
 from keras_cnns.data.images import SUFFIXES, decode, is_image, shown
 from keras_cnns.data.manifest import verdicts
-from keras_cnns.data.source import SPLITS, Cut, Source, mixed
+from keras_cnns.data.source import SPLITS, Cut, Source, digest, mixed
 from keras_cnns.data.verdict import Verdict
 from keras_cnns.errors import UsageError, suggest
 
@@ -90,6 +90,14 @@ def open_folder(name: str, channels: int, cut: Cut) -> Source:
         for split, classes in splits.items()
     }
     files = {split: tuple(path for path, _ in examples[split]) for split in SPLITS}
+    root = folder.root
+    digests = {
+        split: digest(
+            (os.path.relpath(path, root), labels[number], found[path].digest)
+            for path, number in examples[split]
+        )
+        for split in SPLITS
+    }
     sizes = {found[path].size for split in SPLITS for path in files[split]}
     height, width = sizes.pop() if len(sizes) == 1 else (0, 1)
 
@@ -121,6 +129,7 @@ def open_folder(name: str, channels: int, cut: Cut) -> Source:
         labels=labels,
         channels=channels,
         sizes={split: len(files[split]) for split in SPLITS},
+        digests=digests,
         files=files,
         ignored=len(folder.ignored),
         size=height if height == width else None,

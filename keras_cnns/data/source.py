@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,6 +28,7 @@ class Source:
         labels: the classes' names; their positions are the numbers that `dataset` gives.
         channels: 1 (grey), 3 (colour) or 4 (colour and alpha).
         sizes: the number of images in each of "train", "validation" and "test".
+        digests: of what each of them holds: equal for equal images in equal order.
         files: the paths of a folder's images in each split, in the order of `dataset`, else empty.
         ignored: how many entries of a folder are not used: hidden, or not one of `SUFFIXES`.
         size: the height and width of the images, where all have one and are square.
@@ -42,6 +44,7 @@ class Source:
     labels: tuple[str, ...]
     channels: int
     sizes: Mapping[str, int]
+    digests: Mapping[str, str] = field(repr=False)
     files: Mapping[str, tuple[str, ...]] = field(repr=False)
     ignored: int
     size: int | None
@@ -99,6 +102,14 @@ class Cut:
         """Return how many of a total are held out: at least one, and never all."""
         fraction = {"validation": self.validation, "test": self.test}[split]
         return min(max(1, round(fraction * total)), max(total - 1, 0)) if fraction else 0
+
+
+def digest(parts: Iterable[object]) -> str:
+    """Return a short text that is equal for equal parts alone, as far as they can be printed."""
+    found = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        found.update(f"{part!r}\n".encode(errors="surrogateescape"))
+    return found.hexdigest()
 
 
 def mixed(items: Sequence[Item], seed: str) -> list[Item]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_cnns.data.images import decode, shown
-from keras_cnns.data.source import SPLITS, Cut, Source, mixed
+from keras_cnns.data.source import SPLITS, Cut, Source, digest, mixed
 from keras_cnns.errors import UsageError, suggest
 from keras_cnns.quiet import start_keras
 
@@ -88,6 +88,7 @@ def open_tfds(name: str, data_dir: Path, channels: int | None, cut: Cut) -> Sour
         labels=labels,
         channels=channels or own_channels,
         sizes={split: parts[split].count for split in SPLITS},
+        digests={split: digest([info.full_name, parts[split]]) for split in SPLITS},
         files=dict.fromkeys(SPLITS, ()),
         ignored=0,
         size=own_shape[0] if own_shape[0] == own_shape[1] else None,

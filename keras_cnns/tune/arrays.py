@@ -62,7 +62,8 @@ def source_of(recipe: Recipe, folder: Path) -> Source:
 
 def _described(source: Source) -> dict[str, Any]:
     """Return what is plain in a source."""
-    return {name: getattr(source, name) for name in PLAIN} | {"sizes": dict(source.sizes)}
+    plain = {name: getattr(source, name) for name in PLAIN}
+    return plain | {"sizes": dict(source.sizes), "digests": dict(source.digests)}
 
 
 def _alike(recipe: Recipe, described: dict[str, Any]) -> bool:

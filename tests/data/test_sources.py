@@ -92,6 +92,17 @@ def test_seed_decides_the_cut_and_a_new_class_leaves_the_others_alone(folder):
     assert {name for name in held(0) if f"{os.sep}cow{os.sep}" not in name} == first
 
 
+def test_a_split_has_a_digest_of_its_images_wherever_the_folder_stands(folder, tmp_path):
+    before = open_source(str(folder))
+    moved = open_source(str(folder.rename(tmp_path / "elsewhere")))
+    assert moved.digests == before.digests
+    assert len(set(before.digests.values())) == 3
+    assert open_source(moved.name, seed=1).digests["test"] != before.digests["test"]
+    picture(tmp_path / "elsewhere" / "cat" / "00 ü.png", 200)
+    changed = open_source(moved.name).digests
+    assert sum(changed[split] != before.digests[split] for split in changed) == 1
+
+
 def test_first_images_of_a_split_are_of_several_classes(folder):
     first = list(open_source(str(folder)).dataset("train").as_numpy_iterator())[:12]
     assert len({int(record["label"]) for record in first}) == 3
