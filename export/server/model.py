@@ -42,7 +42,8 @@ def open_model(folder: str | Path, threads: int) -> Model:
         records = [r for r in manifest["artifacts"] if r["format"] == "onnx"]
         if not records:
             raise ValueError(f"{folder} holds no ONNX file; export with --formats onnx")
-        content = Path(folder, records[0]["file"]).read_bytes()
+        file, layout = records[0]["file"], records[0].get("layout", "NHWC")
+        content = Path(folder, file).read_bytes()
         shape, labels = tuple(manifest["input"]["shape"]), manifest["labels"]
     except OSError as error:
         raise ValueError(
@@ -55,7 +56,7 @@ def open_model(folder: str | Path, threads: int) -> Model:
     digest = hashlib.sha256(content).hexdigest()
     if digest != records[0]["sha256"]:
         raise ValueError(
-            f"{folder}/{records[0]['file']} is not the file that the manifest describes: "
+            f"{folder}/{file} is not the file that the manifest describes: "
             "its sha256 differs; copy or export it again"
         )
     if len(shape) != 3 or shape[-1] not in (1, 3, 4):
@@ -64,16 +65,22 @@ def open_model(folder: str | Path, threads: int) -> Model:
         print(f"{place}: {note}", file=sys.stderr)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised, and need not be printed too
     # Threads that wait in a loop for work take the cores that decode images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    axes = (0, 3, 1, 2) if layout == "NCHW" else (0, 1, 2, 3)
 
     def run(pixels: np.ndarray) -> np.ndarray:
-        (result,) = session.run(["probabilities"], {"image": pixels.astype(np.float32)})
+        image = pixels.transpose(axes).astype(np.float32, order="C")
+        (result,) = session.run(["probabilities"], {"image": image})
         return result
 
-    classes = run(np.zeros((1, *shape), np.uint8)).shape[-1]
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        classes = run(np.zeros((1, *shape), np.uint8)).shape[-1]
+    except Exception as error:  # onnxruntime's have no class of their own
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{folder}/{file} cannot be run ({reason}); export again") from None
     if classes != len(labels):
         raise ValueError(f"{place} has {len(labels)} labels for {classes} classes; export again")
     return Model(manifest.get("name", "model"), shape, labels, digest, run)
