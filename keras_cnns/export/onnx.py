@@ -144,6 +144,7 @@ def _tried(
         "outputs": sorted(outputs),
         "opset": OPSET,
         "operations": dict(sorted(operations.items())),
+        "integer_only": False,
     }
 
 

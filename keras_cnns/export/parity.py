@@ -3,8 +3,10 @@
 R is the largest absolute logit of the float model over the reference images. Logits are compared
 where a file has them. Where it has probabilities alone, their logarithms are, clipped from below
 on both sides at the resolution of the output (1/256 for int8, 1e-7 for floats) and less their mean
-over the classes: softmax forgets a shift of all logits, and so must the comparison. Rounding to
-1/256 is no error of the network: of what a rounded probability may have been, the nearest counts.
+over the classes: softmax forgets a shift of all logits, and so must the comparison. What rounding
+the true probabilities to 1/256 does to their logarithms is no error of the network: its power is
+taken from that of the errors before PSNR. Of classes below 1/256 an int8 file tells nothing, and so
+of many classes PSNR tells less than of few.
 
 An image is decisive if the two largest logits of the float model are more than 5 % of R apart;
 agreement is the share of decisive images with the same class in first place. The others are ties.
@@ -89,16 +91,20 @@ def measure(outputs: dict[str, np.ndarray], truth: Truth, quantization: str) -> 
     float model between its two surest classes, the largest error, and whether it is but a tie.
     """
     scores = outputs["logits" if "logits" in outputs else "probabilities"]
+    rounding = 0.0
     if "logits" in outputs:
         compared, got, wanted = "logits", scores.astype(np.float64), truth.logits
     else:
-        step, least = (1 / 256, 1 / 256) if quantization == "int8" else (0, 1e-7)
+        least = 1 / 256 if quantization == "int8" else 1e-7
         compared, chances = "log-probabilities", softmax(truth.logits)
-        # What was rounded to a step is known to half of it: the nearest such value counts.
-        nearest = np.clip(chances, scores - step / 2, scores + step / 2)
-        got, wanted = (log_probabilities(p, least) for p in (nearest, chances))
+        got, wanted = (log_probabilities(p, least) for p in (scores, chances))
+        if quantization == "int8":
+            rounded = log_probabilities(np.round(chances * 256) / 256, least)
+            rounding = float(np.mean((rounded - wanted) ** 2))
     error = np.abs(got - wanted)
-    rms = max(float(np.sqrt(np.mean(error**2))), 1e-12 * truth.largest)
+    # By chance the errors may be smaller than rounding's: they are known to a tenth of it.
+    power = max(float(np.mean(error**2)) - rounding, rounding / 10)
+    rms = max(np.sqrt(power), 1e-12 * truth.largest)
     first, second = np.sort(truth.logits, axis=1)[:, :-3:-1].T
     expected, received = truth.logits.argmax(1), scores.argmax(1)
     told = 0 if compared == "logits" else 2 * _FLOAT_NOISE

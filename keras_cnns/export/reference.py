@@ -46,13 +46,13 @@ def as_pixels(images: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(images), 0, 255).astype(np.uint8)
 
 
-def reference_count(image_shape: Sequence[int]) -> int:
+def reference_count(image_shape: Sequence[int], *, least: int = 64) -> int:
     """Return how many reference images are worth keeping: 1,000, or fewer that fill 80 MiB.
 
     >>> [reference_count((size, size, 3)) for size in (32, 224, 2048)]
     [1000, 557, 64]
     """
-    return max(64, min(1000, _BYTES // int(np.prod(image_shape))))
+    return max(least, min(1000, _BYTES // int(np.prod(image_shape))))
 
 
 def synthetic_images(n: int, image_shape: Sequence[int], *, seed: int = 0) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Write a SavedModel, which TensorFlow, TF-Serving and Triton load without any code of ours."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,20 @@ def write_saved_model(
         "batch": None,
         "outputs": sorted(outputs),
         "signatures": sorted(signatures),
+        "operations": _operations(place),
     }
+
+
+def _operations(place: Path) -> dict[str, int]:
+    """Return how often each operation stands in the file, its functions included."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel.FromString((place / "saved_model.pb").read_bytes())
+    (graph,) = (meta.graph_def for meta in saved.meta_graphs)
+    found = Counter(node.op for node in graph.node)
+    for function in graph.library.function:
+        found.update(node.op for node in function.node_def)
+    return dict(sorted(found.items()))
 
 
 def _outputs(file: str, place: Path, images: np.ndarray) -> dict[str, np.ndarray]:

@@ -18,12 +18,13 @@ from keras_cnns.export import (
     reference_count,
     synthetic_images,
 )
+from keras_cnns.export.parity import JUDGED_IMAGES
 
 if TYPE_CHECKING:
     import keras
 
 CALIBRATION_IMAGES = 200
-SYNTHETIC_IMAGES = 64
+VARIED_IMAGES = 64
 
 
 class Subject(NamedTuple):
@@ -133,12 +134,17 @@ def export_subject(
     preprocessing = _preprocessing(place, model, preprocessing, progress)
     calibration = None
     if source:
-        images, truth = _images(source, "test", shape, reference_count(shape))
-        reference = Reference(images, truth)
+        least = JUDGED_IMAGES if "int8" in quantize else VARIED_IMAGES
+        images, truth = _images(source, "test", shape, reference_count(shape, least=least))
+        # A small test split tells the accuracy, and too little of the errors.
+        more = synthetic_images(max(0, VARIED_IMAGES - len(images)), shape, seed=0)
+        reference = Reference(
+            np.concatenate([images, more]), np.concatenate([truth, np.full(len(more), -1)])
+        )
         if "int8" in quantize:
             calibration, _ = _images(source, "train", shape, CALIBRATION_IMAGES)
     else:
-        reference = Reference(synthetic_images(SYNTHETIC_IMAGES, shape, seed=0))
+        reference = Reference(synthetic_images(VARIED_IMAGES, shape, seed=0))
     labels = subject.labels or (source.labels if source else [str(i) for i in range(classes)])
     return export(
         model,

@@ -108,6 +108,11 @@ def test_int8_takes_bytes_from_a_camera(records):
     assert record["bytes"] < records["model.tflite"]["bytes"] / 3
 
 
+def test_a_saved_model_says_which_operations_it_holds(records):
+    operations = records["saved_model"]["operations"]
+    assert (operations["Conv2D"], operations["LRN"]) == (2, 1)
+
+
 def test_tflite_holds_builtin_operations_alone(records):
     operations = records["model.tflite"]["operations"]
     assert operations["CONV_2D"] == 3  # one is the normalisation of responses

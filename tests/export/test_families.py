@@ -68,10 +68,11 @@ def in_this_process(monkeypatch):
     """Spare a process for each file; test_verify has them."""
 
     def run_here(folder, record, images, scratch, *, threads=1):
-        note = {"latency_ms": 1.0, "threads": threads, "labels": None, "imported": []}
+        note = {"latency_ms": 1.0, "threads": threads, "imported": []}
         if len(images) == 1:  # a measurement of time
             return {}, note
-        return runners.load(record["format"], folder / record["file"]).run(images), note
+        runner = runners.load(record["format"], folder / record["file"])
+        return runner.run(images), note | {"labels": runner.labels}
 
     monkeypatch.setattr(verify, "run_alone", run_here)
     monkeypatch.setattr(benchmark, "run_alone", run_here)

@@ -327,17 +327,23 @@ def test_ties_do_not_count_as_disagreement():
     assert measured["agreement"] is None
 
 
-def test_rounding_to_steps_is_no_error_of_the_network():
-    truth = truth_of([[2.0, 0.0, -1.0, -1.2], [0.0, 3.0, -2.0, -3.0]])
-    chances = parity.softmax(truth.logits)
-    rounded = np.round(chances * 256) / 256
-    measured = parity.measure({"probabilities": rounded}, truth, "int8")
-    assert measured["max_error"] == 0
-    off = rounded.copy()
-    off[0, 2] += 2 / 256
-    measured = parity.measure({"probabilities": off}, truth, "int8")
-    assert 0 < measured["max_error"] < np.log(off[0, 2] / chances[0, 2])
-    assert parity.measure({"probabilities": rounded}, truth, "float32")["max_error"] > 0.01
+@pytest.mark.parametrize(("classes", "largest"), [(4, 3.0), (10, 6.0), (30, 4.0)])
+def test_rounding_to_steps_is_no_error_of_the_network(classes, largest):
+    """A file is judged as the same file would be that does not round."""
+    draw = np.random.default_rng(classes)
+    truth = truth_of(draw.uniform(-largest, largest, (500, classes)))
+    least = 1 / 256
+    for wanted in (32, 35, 40):
+        errors = draw.normal(0, truth.largest * 10 ** (-wanted / 20), truth.logits.shape)
+        off = parity.softmax(truth.logits + errors)
+        exact = parity.log_probabilities(off, least)
+        exact -= parity.log_probabilities(parity.softmax(truth.logits), least)
+        exact = -10 * np.log10(np.mean(exact**2) / truth.largest**2)
+        rounded = {"probabilities": np.round(off * 256) / 256}
+        assert parity.measure(rounded, truth, "int8")["psnr_db"] == pytest.approx(exact, abs=0.7)
+    rounded = {"probabilities": np.round(parity.softmax(truth.logits) * 256) / 256}
+    assert 40 < parity.measure(rounded, truth, "int8")["psnr_db"] < 80
+    assert parity.measure(rounded, truth, "float32")["psnr_db"] < 35
 
 
 @pytest.mark.parametrize(("count", "caught"), [(499, False), (500, True)])
