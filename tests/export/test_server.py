@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import configparser
 import contextlib
 import dataclasses
 import hashlib
@@ -508,6 +509,15 @@ def test_readme_tells_the_defaults(monkeypatch):
         name: "all cores" if name == "threads" else f"{default:g}"
         for name, default in fields.items()
     }
+
+
+def test_what_the_tests_install_is_what_the_server_asks_for():
+    settings = configparser.ConfigParser()
+    settings.read(SERVER.parents[1] / "setup.cfg")
+    extra = settings["options.extras_require"]["test"].splitlines()
+    asked = (SERVER / "requirements.txt").read_text().splitlines()
+    brought = ("pillow ", "numpy ", "onnxruntime ")  # by keras_cnns itself
+    assert {line for line in asked if not line.startswith(brought)} <= set(extra)
 
 
 @needs_server
