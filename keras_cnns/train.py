@@ -15,7 +15,7 @@ from keras_cnns.quiet import start_keras
 from keras_cnns.recipe import Recipe
 from keras_cnns.runs import Run
 from keras_cnns.training import checkpoint, machine
-from keras_cnns.training.devices import Devices, lost, open_devices, several
+from keras_cnns.training.devices import Devices, open_devices, several
 from keras_cnns.training.setup import batches, build, compiled, output_names, resolve
 from keras_cnns.training.state import Diverged, State, outcome, restore
 
@@ -76,13 +76,14 @@ def train(
     devices.check(recipe.data.batch_size)
     if deterministic is not None:
         recipe = replace(recipe, train=replace(recipe.train, deterministic=deterministic))
-    with runs.full_disk(out):
+    with devices.together(), runs.full_disk(out):
         if devices.first:
             run = _open_or_create(out, recipe, source)
         devices.agree(0)
         if not devices.first:
             run = _open_or_create(out, recipe, source)
-    with runs.full_disk(out), runs.alone(run.path) if devices.first else nullcontext():
+    holding = runs.alone(run.path) if devices.first else nullcontext()
+    with devices.together(), runs.full_disk(out), holding:
         # What decides the result is as the run began; how often it is kept, as is asked now.
         checkpoints = {key: getattr(recipe.train, key) for key in runs.KEPT_AS_ASKED}
         settled = replace(run.recipe, train=replace(run.recipe.train, **checkpoints))
@@ -163,13 +164,6 @@ def _fit(run: Run, source: data.Source, devices: Devices) -> None:
                     "train.learning_rate and another --out, or go on with train.on_nan=restore"
                 ) from None
             print(f"{where}: going back, at half the learning rate", file=sys.stderr)
-        except Exception as error:
-            if devices.workers > 1 and lost(error):
-                raise UsageError(
-                    f"worker {devices.index} lost another one at step {state.step:,}; start all of "
-                    "them again, and they go on from the last checkpoint"
-                ) from None
-            raise
 
 
 def _finish(

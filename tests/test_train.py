@@ -112,6 +112,8 @@ def test_schedules(settings, expected):
         (("optimizer=sgd", "nesterov=false"), "SGD", {"nesterov": False, "momentum": 0.9}),
         (("clip_norm=2", "accumulate=4"), "AdamW",
          {"global_clipnorm": 2.0, "gradient_accumulation_steps": 4}),
+        (("ema=0.81", "accumulate=2"), "AdamW", {"ema_momentum": 0.9}),
+        (("ema=0.81",), "AdamW", {"ema_momentum": 0.81}),
     ],
 )  # fmt: skip
 def test_optimizers(settings, kind, words):

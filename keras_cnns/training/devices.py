@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_cnns.errors import UsageError
@@ -60,6 +60,23 @@ class Devices:
         )
         return dataset.with_options(options)
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Say in a line that another worker has gone, wherever within this is noticed.
+
+        Raises:
+            UsageError: in place of TensorFlow's error.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.workers > 1 and _lost(error):
+                raise UsageError(
+                    f"worker {self.index} lost another one; start all of them again, and they go "
+                    "on from the last checkpoint"
+                ) from None
+            raise
+
     def agree(self, step: int) -> None:
         """Wait for all workers, and refuse to go on where they do not stand at the same step.
 
@@ -83,6 +100,15 @@ class Devices:
                 f"worker {self.index} is at step {step} and others are not: --out must be one "
                 "folder that all workers share"
             )
+
+
+def _lost(error: Exception) -> bool:
+    """Return whether an error says that another worker has gone."""
+    import tensorflow as tf
+
+    kinds = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
+    text = str(error)
+    return isinstance(error, kinds) or "Collective ops is aborted" in text or "peer" in text.lower()
 
 
 def several(workers: Sequence[str], index: int | None) -> bool:
@@ -186,12 +212,3 @@ def model_class(devices: Devices) -> "type[keras.Model]":
                 self._symbolic_build(data_batch=data_batch)
 
     return WorkersModel
-
-
-def lost(error: Exception) -> bool:
-    """Return whether an error says that another worker has gone."""
-    import tensorflow as tf
-
-    kinds = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
-    text = str(error)
-    return isinstance(error, kinds) or "Collective ops is aborted" in text or "peer" in text.lower()

@@ -80,7 +80,8 @@ def optimizer(
         weight_decay=train.weight_decay,
         global_clipnorm=train.clip_norm,
         use_ema=train.ema is not None,
-        ema_momentum=train.ema or 0.0,
+        # Keras takes the mean after every batch, also where weights change only after several.
+        ema_momentum=(train.ema or 0.0) ** (1 / train.accumulate),
         gradient_accumulation_steps=train.accumulate if train.accumulate > 1 else None,
         **own,
     )
