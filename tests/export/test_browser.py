@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from keras_cnns import data
 from keras_cnns.export import Reference, export, runners
@@ -49,7 +49,7 @@ PREDICT = """async ([file, images]) => {
 
 FIT = """async ([file, shape]) => {
   const { decode, fit } = await import("./pixels.js");
-  const blob = await (await fetch("data:image/png;base64," + file)).blob();
+  const blob = await (await fetch("data:application/octet-stream;base64," + file)).blob();
   return btoa(Array.from(fit(await decode(blob), shape), (c) => String.fromCharCode(c)).join(""));
 }"""
 
@@ -138,9 +138,9 @@ def photo():
     return (smooth + rng.integers(-40, 40, smooth.shape)).clip(0, 255).astype(np.uint8)
 
 
-def encoded(pixels, **options):
+def encoded(pixels, format="PNG", **options):
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", **options)
+    Image.fromarray(pixels).save(file, format, **options)
     return file.getvalue()
 
 
@@ -232,7 +232,15 @@ def test_pixels_are_those_of_the_pipeline(page, photo):
 
 
 def test_photos_are_put_upright(page, photo):
-    exif = Image.Exif()
+    soft = np.asarray(Image.fromarray(photo).resize((90, 60)))
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        file = encoded(soft, "JPEG", quality=95, exif=exif)
+        wanted = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(file))))
+        received = fitted(page, file, wanted.shape).astype(int)
+        # Decoders of JPEG differ by little.
+        assert np.abs(received - wanted).mean() < 1, orientation
     exif[0x0112] = 6
     turned = np.rot90(photo, -1)
     received = fitted(page, encoded(photo, exif=exif), turned.shape)

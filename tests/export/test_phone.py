@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_cnns.export import parity, runners
+from keras_cnns.export import Reference, export, parity, runners, synthetic_images
 
 PHONE = Path(__file__).resolve().parents[2] / "export/phone"
 IMAGES = 32
 
-# The integers before the softmax, which LiteRT keeps only when asked to.
+# The integers before the softmax, which LiteRT keeps only when asked to; without one, the answers.
 LOGITS = """
 import sys
 import numpy as np
@@ -24,7 +24,8 @@ from ai_edge_litert.interpreter import Interpreter
 file, images, out = sys.argv[1:]
 interpreter = Interpreter(file, num_threads=1, experimental_preserve_all_tensors=True)
 interpreter.allocate_tensors()
-(index,) = [op["inputs"][0] for op in interpreter._get_ops_details() if op["op_name"] == "SOFTMAX"]
+softmax = [op["inputs"][0] for op in interpreter._get_ops_details() if op["op_name"] == "SOFTMAX"]
+(index,) = softmax or [output["index"] for output in interpreter.get_output_details()]
 found = []
 for pixels in np.load(images):
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels[None])
@@ -118,15 +119,32 @@ def test_arm64_answers_as_x86_does(artifact, root):
 
 
 @pytest.mark.slow
-def test_int8_is_the_same_in_every_bit_up_to_the_softmax(artifact, images, root, tmp_path):
+@pytest.mark.parametrize("output", ["probabilities", "logits"])
+def test_int8_is_the_same_in_every_bit_up_to_the_softmax(
+    output, artifact, make_net, images, root, tmp_path
+):
+    file = artifact / "model_int8.tflite"
+    if output == "logits":
+        export(
+            make_net(),
+            tmp_path / "logits",
+            name="logits",
+            formats=["tflite"],
+            quantize=["int8"],
+            output=output,
+            labels=[f"class {i}" for i in range(10)],
+            reference=Reference(images),
+            calibration=synthetic_images(32, images.shape[1:], seed=1),
+        )
+        file = tmp_path / "logits/model_int8.tflite"
     (tmp_path / "logits.py").write_text(LOGITS)
     np.save(tmp_path / "images.npy", images)
     found = []
     for python in ([sys.executable], arm64.emulated(root)):
-        command = [*python, "logits.py", artifact / "model_int8.tflite", "images.npy", "out.npy"]
+        command = [*python, "logits.py", file, "images.npy", "out.npy"]
         subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
         found.append(np.load(tmp_path / "out.npy"))
-    assert found[0].dtype == np.int8
+    assert found[0].dtype == (np.int8 if output == "probabilities" else np.float32)
     assert len(np.unique(found[0])) > 100
     np.testing.assert_array_equal(*found)
 
