@@ -9,7 +9,6 @@ import os
 import secrets
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -48,22 +47,20 @@ def direct(search: Search, place: Address, folder: Path, about: Message, patienc
     trouble: list[Exception] = []
     last = time.monotonic()
 
-    def answer(path: str, message: Message) -> Message:
+    def answer(topic: str, message: Message) -> Message:
         nonlocal last
         worker = str(message["worker"])
-        if path == "hello":
+        if topic == "hello":
             difference = runs.first_difference(about, message["about"])
             if difference:
                 raise UsageError(f"another search: {difference}")
             return {"lease": search.lease, "search": identity}
         last = heard[worker] = time.monotonic()
-        if path == "beat":
+        if topic == "beat":
             return {"go_on": search.beat(worker, str(message["id"]))}
-        if path == "finish":
+        if topic == "finish":
             search.finish(str(message["id"]), dict(message["outcome"]))
             return {}
-        if path != "take":
-            raise LookupError(path)
         try:
             found = search.take(worker)
         except Exception as error:
@@ -74,11 +71,9 @@ def direct(search: Search, place: Address, folder: Path, about: Message, patienc
             told.add(worker)
         return {"order": None if isinstance(found, Wait) else found, "done": found is None}
 
-    server = wire.server(place, wire.secret(folder, make=True), answer)
-    threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
-    port = server.server_address[1]
-    print(f"listening on {place.host}:{port}; waiting for workers", file=sys.stderr, flush=True)
-    try:
+    with wire.server(place, wire.secret(folder, make=True), answer) as port:
+        here = place._replace(port=port)
+        print(f"listening on {here}; waiting for workers", file=sys.stderr, flush=True)
         while not trouble:
             time.sleep(0.1)
             now = time.monotonic()
@@ -90,9 +85,6 @@ def direct(search: Search, place: Address, folder: Path, about: Message, patienc
                     f"no worker was heard of for {patience:g} s; the same command goes on"
                 )
         raise trouble[0]
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def serve(
@@ -123,9 +115,9 @@ def serve(
     # A chief on this machine may yet have to write it.
     word = _patiently(lambda: wire.secret(folder), patience if place.is_here else 0.0)
 
-    def ask(path: str, **message: Any) -> Message:
+    def ask(topic: str, **message: Any) -> Message:
         return _patiently(
-            lambda: wire.ask(place, word, path, {"worker": worker, **message}), patience
+            lambda: wire.ask(place, word, topic, {"worker": worker, **message}), patience
         )
 
     hello = ask("hello", about=about)

@@ -1,22 +1,23 @@
-"""How the machines of a search talk: JSON over HTTP, with a secret, on addresses that are private.
+"""How the machines of a search talk: JSON by gRPC, with a secret, on addresses that are private.
 
 Nothing that arrives is run or unpickled. The secret keeps out whoever can reach the port; it does
 not hide what is said, so that other networks than one's own want a tunnel (ssh, WireGuard).
 """
 
 import hmac
-import http.client
 import ipaddress
 import json
 import os
 import secrets
 import socket
-import urllib.error
-import urllib.request
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import grpc
+from grpc import StatusCode as Code
 
 from keras_cnns import runs
 from keras_cnns.errors import UsageError
@@ -24,6 +25,16 @@ from keras_cnns.errors import UsageError
 SECRET = "KERAS_CNNS_SECRET"
 LARGEST = 2**24  # bytes of a message
 SECONDS = 20.0  # for an answer
+MANY = 64  # questions at a time; a proposal may make others wait
+SERVICE = "keras_cnns.Search"
+TOPICS = ("hello", "take", "beat", "finish")
+REFUSALS = (
+    Code.UNAUTHENTICATED,
+    Code.FAILED_PRECONDITION,
+    Code.INVALID_ARGUMENT,
+    Code.RESOURCE_EXHAUSTED,
+    Code.UNIMPLEMENTED,
+)
 
 Message = dict[str, Any]
 
@@ -100,79 +111,73 @@ def secret(folder: Path, *, make: bool = False) -> str:
     return place.read_text().strip()
 
 
-def server(
-    place: Address, word: str, answer: Callable[[str, Message], Message]
-) -> ThreadingHTTPServer:
-    """Return a server, not yet at work, that gives `answer(path, message)` to who has the secret.
+@contextmanager
+def server(place: Address, word: str, answer: Callable[[str, Message], Message]) -> Iterator[int]:
+    """Give `answer(topic, message)` to whoever has the secret, for as long as the block lasts.
+
+    Yields:
+        The port, which is a free one where the address has 0.
 
     Raises:
         UsageError: where the address cannot be had.
     """
 
-    class Handler(BaseHTTPRequestHandler):
-        timeout = SECONDS
-
-        def do_POST(self) -> None:
-            given = self.headers.get("Authorization", "").encode()
-            size = self.headers.get("Content-Length", "")
-            if not hmac.compare_digest(given, f"Bearer {word}".encode()):
-                return self._reply(403, {"why": f"another secret; set {SECRET} to the chief's"})
-            if not size.isdigit() or int(size) > LARGEST:
-                return self._reply(413, {"why": "a message too long"})
+    def handler(topic: str) -> Any:
+        def reply(content: bytes, context: Any) -> Any:
+            given = str(dict(context.invocation_metadata()).get("authorization", ""))
+            if not hmac.compare_digest(given.encode(), _bearer(word).encode()):
+                context.abort(Code.UNAUTHENTICATED, f"another secret; set {SECRET} to the chief's")
             try:
-                message = json.loads(self.rfile.read(int(size)))
-                reply = answer(self.path.strip("/"), message)
+                return json.dumps(answer(topic, json.loads(content))).encode()
             except UsageError as error:
-                return self._reply(409, {"why": str(error)})
+                code, why = Code.FAILED_PRECONDITION, str(error)
             except (LookupError, TypeError, ValueError) as error:
-                return self._reply(400, {"why": f"{type(error).__name__}: {error}"})
-            self._reply(200, reply)
+                code, why = Code.INVALID_ARGUMENT, f"{type(error).__name__}: {error}"
+            except Exception as error:  # the chief's own trouble, which it will tell of
+                code, why = Code.UNKNOWN, type(error).__name__
+            return context.abort(code, why)  # it raises
 
-        def _reply(self, status: int, message: Message) -> None:
-            body = json.dumps(message).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+        return grpc.unary_unary_rpc_method_handler(reply)
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
-
-    class Server(ThreadingHTTPServer):
-        address_family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
-        daemon_threads = True
-
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            """Leave a worker that has gone away to its lease."""
-
+    options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", LARGEST)]
+    served = grpc.server(ThreadPoolExecutor(MANY), options=options)
+    handlers = {topic: handler(topic) for topic in TOPICS}
+    served.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
     try:
-        return Server((place.host, place.port), Handler)
-    except OSError as error:
-        raise UsageError(f"cannot listen on {place}: {error.strerror}; choose another") from None
+        port = served.add_insecure_port(str(place))
+    except RuntimeError:
+        raise UsageError(f"cannot listen on {place}; choose another address") from None
+    served.start()
+    try:
+        yield port
+    finally:
+        served.stop(1.0).wait()  # what was asked before is answered
 
 
-def ask(place: Address, word: str, path: str, message: Message) -> Message:
+def ask(place: Address, word: str, topic: str, message: Message) -> Message:
     """Return what the chief answers.
 
     Raises:
         ConnectionError: where it cannot be reached, or does not answer.
         Refused: where it does not want to.
     """
-    request = urllib.request.Request(
-        f"http://{place}/{path}",
-        json.dumps(message).encode(),
-        {"Authorization": f"Bearer {word}", "Content-Type": "application/json"},
-    )
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with direct.open(request, timeout=SECONDS) as reply:
-            return json.load(reply)
-    except urllib.error.HTTPError as error:
+    # A proxy has no business here, and each question looks for the chief anew.
+    options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(str(place), options) as channel:
+        call = channel.unary_unary(f"/{SERVICE}/{topic}")
         try:
-            why = json.load(error)["why"]
-        except (OSError, http.client.HTTPException, ValueError, LookupError):
-            why = f"status {error.code}"
-        raise Refused(f"the chief at {place} refuses: {why}") from None
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise ConnectionError(f"the chief at {place} does not answer: {error}") from None
+            reply = call(
+                json.dumps(message).encode(),
+                timeout=SECONDS,
+                metadata=[("authorization", _bearer(word))],
+            )
+            return json.loads(reply)
+        except grpc.RpcError as error:
+            if error.code() in REFUSALS:
+                raise Refused(f"the chief at {place} refuses: {error.details()}") from None
+            why = f"{error.code().name}: {error.details()}"
+            raise ConnectionError(f"the chief at {place} does not answer: {why}") from None
+
+
+def _bearer(word: str) -> str:
+    return f"Bearer {word}"

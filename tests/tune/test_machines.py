@@ -1,6 +1,5 @@
 """A search on several machines: who may take part, and what happens when one of them dies."""
 
-import http.client
 import json
 import os
 import signal
@@ -11,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import grpc
 import pytest
 from click.testing import CliRunner
 
@@ -54,13 +54,17 @@ def wait_for(condition, seconds=60):
         time.sleep(0.02)
 
 
+def nobodys():
+    """Return an address on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return wire.Address(*free.getsockname())
+
+
 def test_chief_and_workers_survive_the_killing_of_each(tmp_path, started, monkeypatch):
     monkeypatch.setenv("STUB", json.dumps({"seconds": 0.4, "log": str(tmp_path / "log")}))
     out = tmp_path / "search"
     out.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = f"127.0.0.1:{free.getsockname()[1]}"
+    place = nobodys()
     # In whatever order: the first worker finds neither a chief nor its secret.
     workers = [started(out, 10, "worker", place, "one")]
     chief = started(out, 10, "chief", place)
@@ -106,8 +110,7 @@ def test_a_chief_does_not_give_up_on_a_worker_that_is_busy(tmp_path, monkeypatch
     monkeypatch.setenv(wire.SECRET, "a word")
     monkeypatch.setenv("STUB", json.dumps({"seconds": 1.0}))
     search = Search(driver.plan(1), Book(tmp_path / "trials"), lease=2.0)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        place = wire.Address(*free.getsockname())
+    place = nobodys()
 
     def work():
         with Trainer(driver.STUB) as trainer:
@@ -125,8 +128,7 @@ def chief(tmp_path, monkeypatch):
     """Return the address of a chief that has one trial, and its search."""
     monkeypatch.setenv(wire.SECRET, "a word")
     search = Search(driver.plan(1), Book(tmp_path / "trials"), lease=0.2)
-    with wire.server(wire.Address("127.0.0.1", 0), "none", lambda *_: {}) as free:
-        place = wire.Address("127.0.0.1", free.server_address[1])
+    place = nobodys()
     thread = threading.Thread(
         target=machines.direct, args=(search, place, tmp_path, driver.ABOUT, 30), daemon=True
     )
@@ -177,27 +179,27 @@ def test_a_worker_without_the_secret_is_refused(chief, tmp_path, monkeypatch):
 
 def test_nonsense_is_refused_and_harms_nothing(chief):
     place, search = chief
-    for path, body, length, status in (
-        ("/take", b"[]", None, 400),
-        ("/take", b"not JSON", None, 400),
-        ("/nonsense", b'{"worker": "w"}', None, 400),
-        ("/take", b"", str(2**40), 413),
-        ("/finish", b'{"worker": "w", "id": "0000", "outcome": 3}', None, 400),
-        ("/finish", b'{"worker": "w", "id": "../x", "outcome": {"score": 1.0}}', None, 200),
+    message = {"worker": "w", "id": "../x", "outcome": {"score": 1.0}}
+    for topic, content, code in (
+        ("take", b"[]", "INVALID_ARGUMENT"),
+        ("take", b"not JSON", "INVALID_ARGUMENT"),
+        ("take", b"{}", "INVALID_ARGUMENT"),
+        ("nonsense", b"{}", "UNIMPLEMENTED"),
+        ("take", b" " * (wire.LARGEST + 1), "RESOURCE_EXHAUSTED"),
+        ("finish", json.dumps(message | {"outcome": 3}).encode(), "INVALID_ARGUMENT"),
+        ("finish", json.dumps(message).encode(), "OK"),
     ):
-        connection = http.client.HTTPConnection(*place, timeout=10)
-        headers = {"Authorization": "Bearer a word"}
-        headers["Content-Length"] = length or str(len(body))
-        connection.request("POST", path, body, headers)
-        assert connection.getresponse().status == status
-        connection.close()
+        with grpc.insecure_channel(str(place)) as channel:
+            call = channel.unary_unary(f"/{wire.SERVICE}/{topic}")
+            words = [("authorization", "Bearer a word")]
+            given = call.future(content, timeout=10, metadata=words)
+            assert given.code().name == code
     assert not search.book.records
 
 
 def test_a_worker_waits_for_its_chief_and_not_for_ever(tmp_path, monkeypatch):
     monkeypatch.setenv(wire.SECRET, "a word")
-    with wire.server(wire.Address("127.0.0.1", 0), "none", lambda *_: {}) as free:
-        place = wire.Address("127.0.0.1", free.server_address[1])
+    place = nobodys()
     start = time.monotonic()
     with (
         Trainer(driver.STUB) as trainer,
@@ -207,15 +209,8 @@ def test_a_worker_waits_for_its_chief_and_not_for_ever(tmp_path, monkeypatch):
     assert 0.5 < time.monotonic() - start < 10
 
 
-@pytest.mark.parametrize(
-    ("said", "error"),
-    [
-        (b"nonsense\r\n\r\n", ConnectionError),
-        (b'HTTP/1.0 200 OK\r\nContent-Length: 99\r\n\r\n{"le', ConnectionError),
-        (b'HTTP/1.0 409 Conflict\r\nContent-Length: 99\r\n\r\n{"w', wire.Refused),
-    ],
-)
-def test_a_chief_that_dies_in_the_middle_of_an_answer(said, error):
+@pytest.mark.parametrize("said", [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_who_answers_and_is_no_chief(said):
     def answer():
         connection, _ = listening.accept()
         connection.recv(2**16)
@@ -225,9 +220,23 @@ def test_a_chief_that_dies_in_the_middle_of_an_answer(said, error):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
-        with pytest.raises(error):
+        with pytest.raises(ConnectionError, match="does not answer"):
             wire.ask(wire.Address(*listening.getsockname()), "a word", "take", {})
         thread.join(5)
+
+
+def test_a_proxy_is_not_asked(chief, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    given = wire.ask(chief[0], "a word", "hello", {"worker": "w", "about": driver.ABOUT})
+    assert given["lease"] == 0.2
+
+
+def test_an_address_that_is_taken_is_told(chief):
+    with (
+        pytest.raises(UsageError, match="cannot listen on"),
+        wire.server(chief[0], "a word", lambda *_: {}),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("text", ["8.8.8.8:80", "0.0.0.0:80", "[::]:80", "[2001:4860::8888]:80"])
