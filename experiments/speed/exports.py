@@ -4,7 +4,8 @@
 
 Takes about twenty minutes on two cores; writes exports.json, network by network, and exports.png
 beside itself. Both files of a pair are run in turn in ONNX Runtime, and both in LiteRT: one image,
-two threads by the clock; and one thread by the time of the processor, which others on the machine
+two threads by the clock, beside a product of two 2048x2048 matrices in NumPy, which stands for what
+the processor can do; and one thread by the time of the processor, which others on the machine
 disturb less. GoogLeNet gains by its normalisation of responses as a convolution, RepVGG by its
 branches merged; the networks of keras.applications have neither, and are to be no slower.
 """
@@ -25,6 +26,7 @@ import keras
 import numpy as np
 from measure import THREADS, clocked, interleaved, machine, save, speedup, spread, versions
 
+from keras_cnns.cost import cost
 from keras_cnns.export import Reference, export, prepare, synthetic_images
 from keras_cnns.export.subject import fresh
 from keras_cnns.quiet import quiet
@@ -39,6 +41,7 @@ AIMS = {
     ("repvgg_a0", "onnx"): 1.2,
     ("repvgg_a0", "tflite"): 1.2,
 }
+SIDE = 2048
 RUNTIMES = {"onnx": "ONNX Runtime", "tflite": "LiteRT"}
 
 
@@ -109,6 +112,7 @@ def measure(name: str, rounds: int) -> list[dict[str, Any]]:
     """Return a row for each runtime."""
     with tempfile.TemporaryDirectory() as folder:
         model = network(name)
+        macs = cost(model).macs
         files = write(model, Path(folder))
         image = synthetic_images(1, model.input_shape[1:], seed=3).astype(np.float32)
         del model
@@ -125,7 +129,10 @@ def measure(name: str, rounds: int) -> list[dict[str, Any]]:
             if error > 1e-4:
                 raise SystemExit(f"{name}, {format}: probabilities differ by {error}")
             load = os.getloadavg()[0]
+            square = np.random.default_rng(0).random((SIDE, SIDE), np.float32)
+            runs["peak"] = lambda square=square: square @ square
             taken = interleaved({k: clocked(run) for k, run in runs.items()}, rounds=rounds)
+            peak = SIDE**3 / spread(taken["peak"])["median"]
             alone = {k: clocked(run, time.process_time) for k, run in opened(1).items()}
             processor = interleaved(alone, rounds=rounds)
             rows.append(
@@ -134,6 +141,11 @@ def measure(name: str, rounds: int) -> list[dict[str, Any]]:
                     "runtime": RUNTIMES[format],
                     "plain_ms": {k: 1e3 * v for k, v in spread(taken["plain"]).items()},
                     "ours_ms": {k: 1e3 * v for k, v in spread(taken["ours"]).items()},
+                    "macs": macs,
+                    "peak_gmacs_per_second": peak / 1e9,
+                    "share_of_peak": {
+                        kind: macs / spread(taken[kind])["median"] / peak for kind in files
+                    },
                     "fastest_ms": {kind: 1e3 * min(times) for kind, times in taken.items()},
                     "times_as_fast": speedup(taken["plain"], taken["ours"]),
                     "processor_ms_1_thread": {k: 1e3 * np.median(v) for k, v in processor.items()},
@@ -193,7 +205,8 @@ def main() -> None:
                 f"{name:16}{row['runtime']:14}{row['plain_ms']['median']:8.1f} ms plain"
                 f"{row['ours_ms']['median']:8.1f} ms ours  {ratio['median']:.2f} times as fast "
                 f"({ratio['low']:.2f} to {ratio['high']:.2f}{aim}); "
-                f"{row['times_as_fast_1_thread']['median']:.2f} with one thread",
+                f"{row['times_as_fast_1_thread']['median']:.2f} with one thread; "
+                f"{row['share_of_peak']['ours']:.0%} of the peak",
                 flush=True,
             )
     ratios = [row["times_as_fast"]["median"] for row in record["rows"]]
