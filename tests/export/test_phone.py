@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from keras_cnns.export import Reference, export, parity, runners, synthetic_images
 
@@ -76,31 +76,60 @@ def test_requirements_are_those_that_the_package_allows():
             assert pinned.rpartition(".")[0] == version(name).rpartition(".")[0], name
 
 
-def test_mediapipe_squeezes_what_no_region_tells_it_to_cut(artifact):
+@pytest.fixture
+def scores(artifact):
+    """Return a function from a PIL image, a region and degrees to MediaPipe's probabilities."""
     mediapipe = pytest.importorskip("mediapipe", reason="pip install mediapipe")
     from mediapipe.tasks.python.components.containers.rect import RectF
     from mediapipe.tasks.python.vision.core.image_processing_options import ImageProcessingOptions
 
-    rng = np.random.default_rng(0)
-    coarse = Image.fromarray(rng.integers(0, 255, (6, 9, 3), np.uint8))
-    photo = coarse.resize((300, 200), Image.Resampling.BICUBIC)
-    square = photo.crop((50, 0, 250, 200))
-    centre = ImageProcessingOptions(RectF(left=50 / 300, top=0, right=250 / 300, bottom=1))
     base = mediapipe.tasks.BaseOptions(model_asset_path=str(artifact / "model.tflite"))
     options = mediapipe.tasks.vision.ImageClassifierOptions(base_options=base, max_results=10)
     with mediapipe.tasks.vision.ImageClassifier.create_from_options(options) as classifier:
 
-        def scores(image, region=None):
+        def classify(image, region=None, degrees=0):
             pixels = np.ascontiguousarray(image)
             taken = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels)
-            (found,) = classifier.classify(taken, region).classifications
+            asked = ImageProcessingOptions(region and RectF(**region), degrees)
+            (found,) = classifier.classify(taken, asked).classifications
             return np.array([c.score for c in sorted(found.categories, key=lambda c: c.index)])
 
-        cut = scores(photo, centre)
-        np.testing.assert_allclose(cut, scores(square), atol=1e-6)
-        resized = scores(square.resize((32, 32), Image.Resampling.BILINEAR))
-        assert np.abs(cut - resized).max() < 0.05
-        assert np.abs(scores(photo) - resized).max() > 0.1
+        yield classify
+
+
+@pytest.fixture
+def photo():
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 255, (6, 9, 3), np.uint8))
+    return coarse.resize((300, 200), Image.Resampling.BICUBIC)
+
+
+def centre(image):
+    """Return the centre square as a region, as the README's Kotlin does."""
+    side = min(image.size)
+    x, y = side / image.width / 2, side / image.height / 2
+    return {"left": 0.5 - x, "top": 0.5 - y, "right": 0.5 + x, "bottom": 0.5 + y}
+
+
+def test_mediapipe_squeezes_what_no_region_tells_it_to_cut(scores, photo):
+    square = photo.crop((50, 0, 250, 200))
+    cut = scores(photo, centre(photo))
+    np.testing.assert_allclose(cut, scores(square), atol=1e-6)
+    resized = scores(square.resize((32, 32), Image.Resampling.BILINEAR))
+    assert np.abs(cut - resized).max() < 0.05
+    assert np.abs(scores(photo) - resized).max() > 0.1
+
+
+# What androidx.exifinterface's rotationDegrees gives for the orientations that cameras write.
+@pytest.mark.parametrize(("orientation", "degrees"), [(3, 180), (6, 90), (8, 270)])
+def test_mediapipe_turns_a_photo_by_degrees_and_not_by_exif(scores, photo, orientation, degrees):
+    stored = photo.rotate(degrees, expand=True)
+    stored.getexif()[0x0112] = orientation
+    assert ImageOps.exif_transpose(stored) == photo
+    upright = scores(photo, centre(photo))
+    turned = scores(stored, centre(stored), degrees)
+    np.testing.assert_allclose(turned, upright, atol=0.05)
+    assert np.abs(scores(stored, centre(stored)) - upright).max() > 0.1
 
 
 @pytest.mark.slow
