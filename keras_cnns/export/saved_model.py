@@ -1,4 +1,4 @@
-"""Write a SavedModel, which TensorFlow, TF-Serving and Triton load without any code of ours."""
+"""Write a SavedModel, which TensorFlow and TF-Serving load without any code of ours."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ TOP = 5
 def write_saved_model(
     prepared: "keras.Model", path: Path, *, labels: Sequence[str], trial: checks.Trial
 ) -> dict[str, Any]:
-    """Write a folder `1` with three signatures, in a folder that servers take as the model's.
+    """Write a folder `1` with three signatures, in a folder that TF-Serving takes as the model's.
 
     `serving_default` takes `image`: floats (batch, height, width, channels) from 0 to 255 at the
     network's own size. `pixels` takes uint8 images of any one size; they are resized and cropped as
