@@ -1,5 +1,7 @@
 """Fused networks compute the same, with fewer operations, and leave the model as it was."""
 
+from collections import Counter
+
 import keras
 import numpy as np
 import pytest
@@ -203,6 +205,16 @@ def test_a_normalisation_of_responses_takes_the_form_asked_for(form):
     assert_same_function(model, fused, "logits")
 
 
+@pytest.mark.parametrize(("form", "left"), [("native", 1), ("depthwise", 0)])
+def test_a_normalisation_that_nothing_takes_in_takes_the_form_asked_for(form, left):
+    model = narrow("densenet121")
+    fused = keras_cnns.fuse(model, norms=form)
+    kinds = Counter(type(x).__name__ for x in fused.layers)
+    assert min(kinds["BatchNormalization"], 1) == left
+    assert min(kinds["DepthwiseConv2D"], 1) == 1 - left
+    assert_same_function(model, fused, "logits")
+
+
 # Graphs that are none of ours: an image of 12x12x4 in.
 
 
@@ -348,6 +360,8 @@ def test_what_has_no_graph_is_refused():
         keras_cnns.fuse(Own())
     with pytest.raises(UsageError, match='unknown lrn "fast"; allowed are native, band'):
         keras_cnns.fuse(narrow("lenet5"), lrn="fast")
+    with pytest.raises(UsageError, match='unknown norms "fast"; allowed are native, depthwise'):
+        keras_cnns.fuse(narrow("lenet5"), norms="fast")
 
 
 @st.composite
@@ -361,8 +375,8 @@ def chains(draw):
 
 
 @settings(max_examples=25)
-@given(chains(), st.integers(0, 2**16))
-def test_random_graphs_compute_the_same(chain, seed):
+@given(chains(), st.integers(0, 2**16), st.sampled_from(["native", "depthwise"]))
+def test_random_graphs_compute_the_same(chain, seed, form):
     keras.utils.set_random_seed(seed)
     image = keras.Input((6, 6, 4))
     maps = [image]
@@ -384,7 +398,7 @@ def test_random_graphs_compute_the_same(chain, seed):
             maps.append(layers.Conv2D(4, 1)(layers.Concatenate()([x, maps[-1]])))
     ends = [layers.Identity()(x) for x in maps[-2:]]
     model = randomised(keras.Model(image, layers.Concatenate()(ends)), seed)
-    assert_same_function(model, keras_cnns.fuse(model))
+    assert_same_function(model, keras_cnns.fuse(model, norms=form))
 
 
 APPLICATIONS = {

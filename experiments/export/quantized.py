@@ -44,7 +44,7 @@ MEMBERS = {
     "Xception": ("xception", ["model.width=0.125"]),
     "ResNet": ("resnet20_cifar", ["model.width=0.5"]),
     "DenseNet": ("densenet40_cifar", [f"model.spec.blocks.{i}.depth=4" for i in range(3)]),
-    "RepVGG": ("repvgg_b1g2", ["model.width=0.125", "model.spec.stem=small"]),
+    "RepVGG": ("repvgg_a0", ["model.width=0.25", "model.spec.stem=small"]),
     "MLP-Mixer": ("mixer_s32", ["model.width=0.125", "model.spec.patch_size=4"]),
 }
 EPOCHS = {"LeNet": 30, "AlexNet": 16, "NiN": 30, "VGG": 16, "MLP-Mixer": 24}

@@ -209,14 +209,17 @@ def _describe(
     }
 
 
-def _lrn(target: Target) -> str:
-    """Return the form of local response normalisation that is the fastest in a runtime.
+def _forms(target: Target) -> dict[str, str]:
+    """Return the forms of normalisations that are the best in a runtime; TensorFlow has its own.
 
-    As a convolution it takes 0.6 to 0.8 of the time in ONNX Runtime and LiteRT; but its square and
-    its root have no int8 kernels, and TensorFlow has an operation of its own.
+    Local response normalisation as a convolution takes 0.6 to 0.8 of the time in ONNX Runtime and
+    LiteRT; but its square and its root have no int8 kernels. Batch normalisation that nothing takes
+    in is as fast as a convolution, or faster, and keeps a scale for each channel in int8, which a
+    product with a vector does not: of a narrow DenseNet, PSNR rises from 30.6 to 35.9 dB.
     """
-    native = target.format == "savedmodel" or target.quantization == "int8"
-    return "native" if native else "band"
+    if target.format == "savedmodel":
+        return {}
+    return {"lrn": "native" if target.quantization == "int8" else "band", "norms": "depthwise"}
 
 
 def _write(
@@ -237,7 +240,7 @@ def _write(
     name, labels, fed = described["name"], described["labels"], described["input"]
     # The int8 ONNX file is made from the float32 one.
     made = (target.format, target.quantization) == ("onnx", "int8")
-    deployed = prepared if made else fuse(prepared, lrn=_lrn(target))
+    deployed = prepared if made else fuse(prepared, **_forms(target))
     trial = trial._replace(kernels=prepare.kernel_count(deployed))
     if target.format == "savedmodel":
         return saved_model.write_saved_model(deployed, path, labels=labels, trial=trial)

@@ -5,7 +5,7 @@ import gc
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,12 +123,25 @@ def write_int8(
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,
             # Steps of 1/256 cannot tell a thousand probabilities apart.
-            nodes_to_exclude=[n.name for n in nodes if n.op_type == "Softmax"],
+            nodes_to_exclude=[n.name for n in nodes if n.op_type == "Softmax"] + _scaling(nodes),
         )
     inferred.unlink()
     operations = _checked(path)
     checks.check_size(path.name, path.stat().st_size, trial.kernels, bytes_per_weight=1)
     return _tried(path, trial, operations, layout)
+
+
+def _scaling(nodes: Iterable[Any]) -> list[str]:
+    """Return the names of the operations that scale the image, before all others.
+
+    Each of them would round all pixels once more: a narrow DenseNet lost 1.9 dB by that.
+    """
+    found, values = [], {"image"}
+    for node in nodes:
+        if node.op_type in ("Add", "Div", "Mul", "Sub", "Transpose") and values & set(node.input):
+            found.append(node.name)
+            values.update(node.output)
+    return found
 
 
 def _tried(

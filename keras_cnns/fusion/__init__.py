@@ -18,7 +18,7 @@ from keras_cnns.fusion.linear import Linear, linear_forms
 from keras_cnns.layers import LocalResponseNormalization
 
 
-def fuse(model: keras.Model, *, lrn: str = "native") -> keras.Model:
+def fuse(model: keras.Model, *, lrn: str = "native", norms: str = "native") -> keras.Model:
     """Return a model that computes the same at inference, with fewer operations, in float32.
 
     Auxiliary heads, dropout and other layers of training alone are gone. A batch normalisation is
@@ -31,6 +31,9 @@ def fuse(model: keras.Model, *, lrn: str = "native") -> keras.Model:
         model: any functional Keras model with a known number of channels.
         lrn: how a local response normalisation is computed: "native", by the backend's own
             operation, or "band", by a convolution, which ONNX Runtime and LiteRT run faster.
+        norms: how a normalisation of a map is computed that nothing before it can take in, as
+            DenseNet's: "native", or "depthwise", by a convolution of one pixel, whose weights keep
+            a scale for each channel when they become int8.
 
     Raises:
         UsageError: the model is not a functional one.
@@ -42,12 +45,14 @@ def fuse(model: keras.Model, *, lrn: str = "native") -> keras.Model:
     """
     if lrn not in ("native", "band"):
         raise UsageError(f'unknown lrn "{lrn}"; allowed are native, band')
+    if norms not in ("native", "depthwise"):
+        raise UsageError(f'unknown norms "{norms}"; allowed are native, depthwise')
     if not getattr(model, "_nodes", None):
         name = getattr(model, "name", model)
         raise UsageError(f'"{name}" is no functional model, or was not built: fuse reads its graph')
     graph, structure = unfolded(model)
     graph = without_identities(graph)
-    linear = linear_forms(graph)
+    linear = linear_forms(graph, norms)
     tensors = [keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name) for x in model.inputs]
     known = dict(zip(graph.inputs, tensors, strict=True))
     copies = _Copies(lrn)

@@ -35,8 +35,13 @@ class Linear(NamedTuple):
     zeros: Any = None  # padding of the input, (top, bottom), (left, right)
 
 
-def linear_forms(graph: Graph) -> dict[int, Linear]:
-    """Return the values that one layer with weights can compute, with what it takes."""
+def linear_forms(graph: Graph, norms: str = "native") -> dict[int, Linear]:
+    """Return the values that one layer with weights can compute, with what it takes.
+
+    Args:
+        graph: of a model.
+        norms: "depthwise" for normalisations that nothing before them can take in as convolutions.
+    """
     uses = Counter(v for step in graph.steps for v in set(step.inputs.values()))
     uses.update(graph.outputs)
     makers = {step.outputs[0]: step for step in graph.steps}
@@ -53,6 +58,8 @@ def linear_forms(graph: Graph) -> dict[int, Linear]:
             form, rank = forms.get(source), len(graph.shapes[source])
             if form and uses[source] == 1 and _is_norm(step, _channel_axis(form.layer, rank), rank):
                 forms[made] = _normalised(form, step.operation)
+            elif norms == "depthwise" and _is_norm(step, 3, len(graph.shapes[source])):
+                forms[made] = _depthwise(step.operation, source)
         elif kind is layers.Add:
             merged = _merged(step, forms, makers, uses, graph.shapes)
             if merged:
@@ -104,6 +111,13 @@ def _normalised(form: Linear, norm: Any) -> Linear:
     else:
         last = last * scale
     return form._replace(kernels=(*others, last), bias=form.bias * scale + offset)
+
+
+def _depthwise(norm: Any, source: int) -> Linear:
+    """Return the normalisation of a map's last axis as a convolution of one pixel."""
+    scale, offset = _scale_and_offset(norm)
+    layer = layers.DepthwiseConv2D(1, data_format="channels_last", name=norm.name)
+    return Linear(layer, source, (scale.reshape(1, 1, -1, 1),), offset, {})
 
 
 class Window(NamedTuple):
