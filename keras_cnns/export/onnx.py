@@ -66,6 +66,7 @@ def write_onnx(
         )
     del graph
     gc.collect()
+    _keep_zeros(model.graph)
     _finish(model, name=name, labels=labels, preprocessing={**fed, "layout": layout})
     onnx.save(model, str(path))
     del model
@@ -181,6 +182,34 @@ def _checked(path: Path) -> Counter[str]:
         reason = str(error).strip().splitlines()[0]
         raise checks.ExportError(f"{path.name}: the ONNX checker refuses it: {reason}") from error
     return operations
+
+
+def _keep_zeros(graph: Any) -> None:
+    """Put something between zeros that are added around a map and a maximum over it.
+
+    ONNX Runtime makes one of the two, in which the zeros are less than any number (PadFusion, since
+    its pull request 18136, still so in 1.31): behind a ReLU the same, else wrong at the map's edge.
+    """
+    import onnx
+
+    makers = {output: node for node in graph.node for output in node.output}
+
+    def before(node: Any) -> Any:
+        maker = makers.get(node.input[0])
+        return before(maker) if maker and maker.op_type == "Transpose" else maker
+
+    least = onnx.numpy_helper.from_array(np.array(np.finfo(np.float32).min), "least")
+    for node in list(graph.node):
+        pad = before(node) if node.op_type == "MaxPool" else None
+        source = before(pad) if pad and pad.op_type == "Pad" else None
+        if pad is None or pad.op_type != "Pad" or (source and source.op_type == "Relu"):
+            continue
+        kept = f"{node.name}_zeros"
+        itself = onnx.helper.make_node("Max", [node.input[0], "least"], [kept], name=kept)
+        graph.node.insert(list(graph.node).index(node), itself)
+        node.input[0] = kept
+        if least not in graph.initializer:
+            graph.initializer.append(least)
 
 
 def _finish(

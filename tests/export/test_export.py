@@ -22,6 +22,7 @@ from keras_cnns.export import (
     subject,
     synthetic_images,
 )
+from keras_cnns.export.onnx import write_onnx
 from keras_cnns.export.verify import verify
 from keras_cnns.preprocessing import PREPROCESSING
 from keras_cnns.quiet import quiet
@@ -571,6 +572,38 @@ def test_onnx_takes_channels_first_where_asked(make_net, images, tmp_path):
             reference=Reference(images),
             layout="CHW",
         )
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+def test_zeros_around_a_pool_are_zeros_in_onnx_runtime(layout, activation, tmp_path):
+    """ONNX Runtime takes them for less than any number, where it can see them."""
+    import onnx
+
+    keras.utils.set_random_seed(0)
+    image = keras.Input((9, 9, 3), name="image")
+    x = keras.layers.Conv2D(4, 3, bias_initializer=keras.initializers.Constant(-300))(image)
+    if activation:
+        x = keras.layers.ReLU()(x)
+    x = keras.layers.MaxPooling2D(3, 2)(keras.layers.ZeroPadding2D(1)(x))
+    x = keras.layers.Dense(2, activation="softmax")(keras.layers.Flatten()(x))
+    prepared = prepare.prepare(keras.Model(image, x))
+    images = synthetic_images(8, (9, 9, 3))
+    file = tmp_path / "model.onnx"
+    write_onnx(
+        prepared,
+        file,
+        name="pool",
+        labels=["a", "b"],
+        fed=manifest.describe_input((9, 9, 3)),
+        trial=checks.Trial(images, prepare.kernel_count(prepared)),
+        layout=layout,
+    )
+    found = runners.load("onnx", file).run(images)["logits"]
+    wanted = prepare.logits_of(prepared, images)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+    operations = {node.op_type for node in onnx.load(file).graph.node}
+    assert ("Max" in operations) == (activation is None)
 
 
 def test_int8_onnx_computes_in_integers(records, artifact):
