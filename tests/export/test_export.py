@@ -399,14 +399,23 @@ def test_a_classifier_may_end_as_it_likes(end):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name",
-    ["VGG16", "ResNet50", "InceptionV3", "DenseNet121", "MobileNetV2", "EfficientNetB0"],
+    ("name", "preprocessing"),
+    [
+        ("VGG16", "caffe"),
+        ("ResNet50", "caffe"),
+        ("InceptionV3", "symmetric"),
+        ("DenseNet121", "imagenet"),
+        ("MobileNetV2", "symmetric"),
+        ("EfficientNetB0", "none"),
+    ],
 )
-def test_networks_of_keras_are_exported_unchanged(name, tmp_path):
+def test_networks_of_keras_are_exported_unchanged(name, preprocessing, tmp_path):
+    """With what keras.applications does to pixels before each, but for the order of colours."""
     keras.utils.set_random_seed(0)
     model = getattr(keras.applications, name)(weights=None)
     shape = model.input_shape[1:]
-    prepare.randomise_norms(model, synthetic_images(16, shape, seed=1))
+    scale, offset = map(np.array, PREPROCESSING.get(preprocessing, (1.0, 0.0)))
+    prepare.randomise_norms(model, synthetic_images(16, shape, seed=1) * scale + offset)
     made = export(
         model,
         tmp_path / "out",
@@ -414,6 +423,7 @@ def test_networks_of_keras_are_exported_unchanged(name, tmp_path):
         quantize=["float16"],
         labels=[str(i) for i in range(1000)],
         reference=Reference(synthetic_images(64, shape, seed=0)),
+        preprocessing=preprocessing,
     )
     assert [a["passed"] for a in made["artifacts"]] == [True] * 4
 
