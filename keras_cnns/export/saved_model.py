@@ -10,6 +10,7 @@ import numpy as np
 from keras_cnns import data
 from keras_cnns.data.images import decode
 from keras_cnns.export import checks, manifest
+from keras_cnns.fusion.frozen import split_grouped_convolutions
 from keras_cnns.quiet import quiet
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def write_saved_model(
         "encoded": (of_files, tf.TensorSpec((None,), tf.string, name="encoded")),
     }
     place = path / VERSION
-    with quiet():
+    with quiet(), split_grouped_convolutions(prepared):
         # An endpoint brings its variables along; archive.track would write them a second time.
         archive = keras.export.ExportArchive()
         for name, (function, image) in signatures.items():

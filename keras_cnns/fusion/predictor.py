@@ -134,13 +134,13 @@ def _frozen(fused: keras.Model, precision: str) -> Callable[[np.ndarray], np.nda
     """Return a function that runs a model as one TensorFlow graph of constants."""
     import tensorflow as tf
 
-    from keras_cnns.fusion.frozen import freeze, plain_grouped_convolutions
+    from keras_cnns.fusion.frozen import freeze, split_grouped_convolutions
 
     signature = [tf.TensorSpec(fused.inputs[0].shape, tf.float32, name="image")]
     call = tf.function(
         lambda image: fused(image, training=False), input_signature=signature, autograph=False
     )
-    with quiet(), plain_grouped_convolutions(fused):
+    with quiet(), split_grouped_convolutions(fused):
         definition, (image,), (output,) = freeze(call.get_concrete_function())
         if precision == "bfloat16":
             definition = _in_bfloat16(definition, output)
