@@ -133,6 +133,7 @@ def running(graph: Graph, images: np.ndarray) -> Iterator[tuple[Step, list[Any],
         known = dict(zip(graph.inputs, [batch], strict=True))
         for step in graph.steps:
             args, kwargs = step.arguments.fill_in({k: known[v] for k, v in step.inputs.items()})
-            made = keras.tree.flatten(step.operation(*args, **kwargs))
+            with keras.StatelessScope():  # a normalisation may be told to train
+                made = keras.tree.flatten(step.operation(*args, **kwargs))
             known.update(zip(step.outputs, made, strict=True))
             yield step, [known[value] for value in step.inputs.values()], made
