@@ -9,7 +9,7 @@ import numpy as np
 from keras import layers
 
 LINEAR = keras.activations.linear
-_BATCH = 32
+_BATCH = 8
 # At inference these give what they get.
 IDENTITIES = (
     layers.Dropout,
