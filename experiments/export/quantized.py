@@ -1,23 +1,27 @@
 """Train a narrow member of every family on digits, and export it as int8, dynamic and QDQ files.
 
-    python experiments/export/quantized.py [FAMILY ...]
+    python experiments/export/quantized.py RUNS [FAMILY ...]
 
-Takes half an hour on two cores. Training and export have processes of their own; quantized.json
-beside this file is written after each family, and those in it are not run again. The table that is
+Takes half an hour on two cores. RUNS is a folder that keeps the trained members: those in it are
+exported again, and not trained. Training and export have processes of their own; quantized.json
+beside this file is written after each family, files that were refused included. The table that is
 printed at the end has the accuracy of the float model and of each file on the test digits, which
 `verify` judges only where there are 500 or more, and PSNR and agreement, which it does judge.
 """
 
 import json
+import multiprocessing
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from tqdm import tqdm
 
-from keras_cnns.export import manifest
+from keras_cnns.export import ExportError, manifest
+from keras_cnns.export.subject import export_subject
 
 RECORD = Path(__file__).with_name("quantized.json")
 KEPT = ("format", "quantization", "bytes", "psnr_db", "agreement", "ties", "accuracy", "passed")
@@ -63,42 +67,42 @@ def command(*words: object) -> str:
     return done.stdout
 
 
-def run(family: str) -> dict[str, object]:
-    """Train and export one member; return what was measured, or the reason."""
+def exported(run: Path) -> dict[str, object]:
+    """Export a run; return what was measured of its files, and why they were refused if so."""
+    with tempfile.TemporaryDirectory() as folder:
+        formats, quantize = ("tflite", "onnx"), ("dynamic", "int8")
+        try:
+            made = export_subject(
+                str(run), Path(folder, "out"), formats=formats, quantize=quantize
+            )["artifacts"]
+            why = ""
+        except ExportError as error:
+            made, why = error.artifacts, str(error)
+    files = [{key: artifact[key] for key in KEPT if key in artifact} for artifact in made]
+    return {"passed": not why, "why": why, "artifacts": files}
+
+
+def measured(family: str, runs: Path) -> dict[str, object]:
+    """Train one member where RUNS lacks it, and export it; return what was measured."""
     name, settings = MEMBERS[family]
     settings = [*settings, "data.batch_size=32", f"train.epochs={EPOCHS.get(family, USUAL_EPOCHS)}"]
     found: dict[str, object] = {"network": name, "settings": settings}
-    start = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
+    if not (runs / family).exists():
         options = [word for setting in settings for word in ("--set", setting)]
-        try:
-            command("train", name, "--data", "digits", "--out", f"{folder}/run", *options)
-            found["train_seconds"] = round(time.monotonic() - start)
-            exporting = ["--formats", "tflite,onnx", "--quantize", "dynamic,int8", "--json"]
-            made = json.loads(
-                command("export", f"{folder}/run", "--out", f"{folder}/out", *exporting)
-            )
-        except RuntimeError as error:
-            return found | {"passed": False, "why": str(error)}
-    files = [
-        {key: artifact[key] for key in KEPT if key in artifact} for artifact in made["artifacts"]
-    ]
-    return found | {
-        "seconds": round(time.monotonic() - start),
-        "images": made["reference"]["images"],
-        "largest_logit": made["reference"]["largest_logit"],
-        "passed": all(file["passed"] for file in files),
-        "artifacts": files,
-    }
+        command("train", name, "--data", "digits", "--out", runs / family, *options)
+    start = time.monotonic()
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        found |= pool.submit(exported, runs / family).result()
+    return found | {"seconds": round(time.monotonic() - start)}
 
 
-def main(families: list[str]) -> int:
-    """Run the families that the record lacks; return 1 where one has failed."""
+def main(runs: str, *families: str) -> int:
+    """Run these families, or all; return 1 where one has failed."""
     record = json.loads(RECORD.read_text()) if RECORD.is_file() else {"families": {}}
     record["versions"] = manifest.versions()
     found = record["families"]
-    for family in tqdm([f for f in families or MEMBERS if f not in found]):
-        found[family] = run(family)
+    for family in tqdm(families or MEMBERS):
+        found[family] = measured(family, Path(runs))
         temporary = RECORD.with_suffix(".tmp")
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         temporary.replace(RECORD)
@@ -113,4 +117,4 @@ def main(families: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:]))

@@ -68,8 +68,8 @@ def export(
             and as ONNX, the others as TFLite.
         labels: one per class.
         reference: the images on which the files are compared with the model.
-        calibration: images, uint8 or floats 0..255, to measure int8's ranges on; 100 to 200 of the
-            training images are enough.
+        calibration: images, uint8 or floats 0..255, to measure int8's ranges on, and to round the
+            weights of int8 and dynamic files well; 100 to 200 of the training images are enough.
         layout: of the ONNX files' input: "NHWC" or "NCHW".
         output: of the TFLite files: "probabilities", which MediaPipe takes, or "logits"; the other
             formats give both.
@@ -142,7 +142,10 @@ def export(
         failed = [record for record in described["artifacts"] if not record["passed"]]
         if failed:
             reasons = "; ".join(f"{record['file']}: {record['why']}" for record in failed)
-            raise ExportError(f"not exported, since a file disagrees with its model: {reasons}")
+            raise ExportError(
+                f"not exported, since a file disagrees with its model: {reasons}",
+                described["artifacts"],
+            )
     return described
 
 
@@ -219,7 +222,8 @@ def _forms(target: Target) -> dict[str, str]:
     """
     if target.format == "savedmodel":
         return {}
-    return {"lrn": "native" if target.quantization == "int8" else "band", "norms": "depthwise"}
+    native = (target.format, target.quantization) == ("tflite", "int8")
+    return {"lrn": "native" if native else "band", "norms": "depthwise"}
 
 
 def _write(
@@ -235,25 +239,32 @@ def _write(
     """Write one file and return what is particular to it."""
     from keras_cnns.export import onnx, prepare, saved_model, tflite
     from keras_cnns.fusion import fuse
+    from keras_cnns.fusion.equalise import equalise
+    from keras_cnns.fusion.rounding import round_kernels
 
     gc.collect()  # what the file before has left
     name, labels, fed = described["name"], described["labels"], described["input"]
-    # The int8 ONNX file is made from the float32 one.
-    made = (target.format, target.quantization) == ("onnx", "int8")
-    deployed = prepared if made else fuse(prepared, **_forms(target))
+    deployed = fuse(prepared, **_forms(target))
+    if calibration is not None and target.quantization in ("dynamic", "int8"):
+        equalise(deployed, calibration)
+        # TFLite leaves smaller kernels in float32, but in files of int8 alone.
+        round_kernels(deployed, calibration, least=1024 if target.quantization == "dynamic" else 0)
     trial = trial._replace(kernels=prepare.kernel_count(deployed))
     if target.format == "savedmodel":
         return saved_model.write_saved_model(deployed, path, labels=labels, trial=trial)
-    if made:
-        assert calibration is not None
-        source = path.with_name(manifest.FILES["onnx", "float32"])
-        return onnx.write_int8(path, source, calibration=calibration, trial=trial)
     told: dict[str, Any] = {"name": name, "labels": labels, "fed": fed, "trial": trial}
     if target.format == "tflite":
         kind = target.quantization
         return tflite.write_tflite(
             deployed, path, quantization=kind, calibration=calibration, output=output, **told
         )
+    if target.quantization == "int8":
+        assert calibration is not None
+        source = path.with_suffix(".float.onnx")
+        onnx.write_onnx(deployed, source, layout=layout, **told)
+        facts = onnx.write_int8(path, source, calibration=calibration, trial=trial)
+        source.unlink()
+        return facts
     facts = onnx.write_onnx(deployed, path, layout=layout, **told)
     onnx.write_triton(
         path.with_name(manifest.TRITON),

@@ -1,7 +1,8 @@
 """What every writer asserts about its file before it hands it over."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -9,8 +10,13 @@ import numpy as np
 class ExportError(RuntimeError):
     """A written file failed its check; the message says in one line which file, and why.
 
-    The commands print the message and exit with 1.
+    The commands print the message and exit with 1. `artifacts` are the records of all files, as in
+    manifest.json, where a file was written and then disagreed with its model.
     """
+
+    def __init__(self, message: str, artifacts: Sequence[dict[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.artifacts = artifacts
 
 
 class Trial(NamedTuple):

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 # tf2onnx ends at 18, where global average pooling costs one transposition more.
 OPSET = 17
+# What ONNX Runtime computes in integers to advantage. Not softmax, since steps of 1/256 cannot tell
+# a thousand probabilities apart.
+_INTEGER = {
+    *("Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "MaxPool", "AveragePool"),
+    *("GlobalAveragePool", "Concat", "Pad", "Reshape", "Squeeze", "Transpose"),
+}
 
 
 def write_onnx(
@@ -123,13 +129,25 @@ def write_int8(
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,
-            # Steps of 1/256 cannot tell a thousand probabilities apart.
-            nodes_to_exclude=[n.name for n in nodes if n.op_type == "Softmax"] + _scaling(nodes),
+            op_types_to_quantize=sorted(_INTEGER),
+            nodes_to_exclude=_scaling(nodes) + _among_floats(nodes),
         )
     inferred.unlink()
     operations = _checked(path)
     checks.check_size(path.name, path.stat().st_size, trial.kernels, bytes_per_weight=1)
     return _tried(path, trial, operations, layout)
+
+
+def _among_floats(nodes: Sequence[Any]) -> list[str]:
+    """Return the names of the sums that are made from, or for, what is computed in floats.
+
+    As those of a normalisation of layers or a GELU, whose steps would each round once more, and of
+    what goes by them: a narrow MLP-Mixer lost 4 dB by that.
+    """
+    floats = [n for n in nodes if n.op_type not in {*_INTEGER, "Softmax"}]
+    around = {value for node in floats for value in (*node.input, *node.output)}
+    sums = [node for node in nodes if node.op_type == "Add"]
+    return [n.name for n in sums if around & {*n.input, *n.output}]
 
 
 def _scaling(nodes: Iterable[Any]) -> list[str]:

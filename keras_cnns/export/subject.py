@@ -141,7 +141,7 @@ def export_subject(
         reference = Reference(
             np.concatenate([images, more]), np.concatenate([truth, np.full(len(more), -1)])
         )
-        if "int8" in quantize:
+        if {"dynamic", "int8"} & set(quantize):
             calibration, _ = _images(source, "train", shape, CALIBRATION_IMAGES)
     else:
         reference = Reference(synthetic_images(VARIED_IMAGES, shape, seed=0))

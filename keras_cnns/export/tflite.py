@@ -88,15 +88,16 @@ def write_tflite(
 
 
 def _samples(calibration: np.ndarray) -> Any:
-    """Yield one black image, one white one and the given ones, as the converter wants them.
+    """Yield the images as the converter wants them, with a black and a white pixel in the first.
 
-    The first two make the input's range 0..255, hence its scale 1 and its zero point 0.
+    They make the input's range 0..255, hence its scale 1 and its zero point 0. A black image and a
+    white one would do so too, but take the ranges behind them beyond what photos do: int8 of a
+    narrow MLP-Mixer loses 0.8 dB by them.
     """
-    image = np.zeros_like(calibration[:1], np.float32)
-    yield [image]
-    yield [image + 255]
-    for pixels in calibration:
-        yield [pixels[None].astype(np.float32)]
+    images = calibration[:, None].astype(np.float32)
+    images[0, 0, 0, 0], images[0, 0, -1, -1] = 0, 255
+    for image in images:
+        yield [image]
 
 
 def _finish(

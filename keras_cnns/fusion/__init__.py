@@ -5,7 +5,7 @@ does nothing at inference goes away. All sums are made in float64.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -108,11 +108,14 @@ class _Copies:
         """Call a layer as the form says it is, with the form's weights."""
         use_bias = form.layer.use_bias or bool(np.any(form.bias))
         config = {**self._config(form.layer), **form.settings, "use_bias": use_bias}
+        bias = [form.bias] if use_bias else []
+        if type(form.layer) is layers.SeparableConv2D:
+            return _separated(config, form.kernels, bias, x)
         layer = type(form.layer).from_config(config)
         if form.zeros:
             x = layers.ZeroPadding2D(form.zeros, name=f"{layer.name}_zeros")(x)
         y = layer(x)
-        layer.set_weights([*form.kernels, *([form.bias] if use_bias else [])])
+        layer.set_weights([*form.kernels, *bias])
         return y
 
     def call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
@@ -132,3 +135,22 @@ class _Copies:
             if hasattr(copy, "finalize_state"):  # Normalization computes with what this derives
                 copy.finalize_state()
         return made
+
+
+def _separated(
+    config: Mapping[str, Any], kernels: Sequence[np.ndarray], bias: list[np.ndarray], x: Any
+) -> Any:
+    """Call a separable convolution as the two that it is, between which int8 rounds."""
+    shared = {key: config[key] for key in ("data_format", "dtype")}
+    first = layers.DepthwiseConv2D(
+        depth_multiplier=config["depth_multiplier"],
+        use_bias=False,
+        name=f"{config['name']}_depthwise",
+        **{k: config[k] for k in ("kernel_size", "strides", "padding", "dilation_rate")},
+        **shared,
+    )
+    second = layers.Conv2D(config["filters"], 1, use_bias=bool(bias), name=config["name"], **shared)
+    y = second(first(x))
+    first.set_weights(kernels[:1])
+    second.set_weights([kernels[1], *bias])
+    return y

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import layers
 
 LINEAR = keras.activations.linear
+_BATCH = 8
 # At inference these give what they get.
 IDENTITIES = (
     layers.Dropout,
@@ -119,3 +121,19 @@ def _is_identity(step: Step) -> bool:
     plain = type(operation) is layers.Activation and operation.activation is LINEAR
     # An activation in another precision casts.
     return type(operation) in IDENTITIES or (plain and operation.name != "predictions")
+
+
+def running(graph: Graph, images: np.ndarray) -> Iterator[tuple[Step, list[Any], list[Any]]]:
+    """Run a graph of one input on images, and yield each call, what it was given and what it made.
+
+    All calls on some of the images come before those on the next.
+    """
+    for start in range(0, len(images), _BATCH):
+        batch = keras.ops.convert_to_tensor(images[start : start + _BATCH], "float32")
+        known = dict(zip(graph.inputs, [batch], strict=True))
+        for step in graph.steps:
+            args, kwargs = step.arguments.fill_in({k: known[v] for k, v in step.inputs.items()})
+            with keras.StatelessScope():  # a normalisation may be told to train
+                made = keras.tree.flatten(step.operation(*args, **kwargs))
+            known.update(zip(step.outputs, made, strict=True))
+            yield step, [known[value] for value in step.inputs.values()], made
