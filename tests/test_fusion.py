@@ -333,6 +333,24 @@ def test_any_graph_computes_the_same(graph, normalised, convolutions):
     assert len([x for x in fused.layers if "Conv" in type(x).__name__]) == convolutions
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("large", [True, False])
+def test_what_channels_keep_of_themselves_may_stand_apart(groups, large):
+    keras.utils.set_random_seed(1)
+    image = keras.Input((12, 12, 4))
+    model = randomised(keras.Model(image, branches(image, 3, 1, groups=groups, identity=True)))
+    identity = next(x for x in model.layers if isinstance(x, NORMS) and x.input is image)
+    identity.gamma.assign(identity.gamma * (20 if large else 0.01))
+    fused = keras_cnns.fuse(model, identities="apart")
+    assert_same_function(model, fused)
+    apart = [x for x in fused.layers if type(x) is layers.DepthwiseConv2D]
+    assert len(apart) == large
+    kernel = next(x for x in fused.layers if type(x) is layers.Conv2D).get_weights()[0]
+    channels = np.arange(4)
+    own = kernel[1, 1, channels % kernel.shape[2], channels]
+    assert np.any(own) != large
+
+
 def test_any_size_of_image_may_stay_open():
     image = keras.Input((None, None, 4))
     model = keras.Model(image, branches(image, 3, 1, identity=True))

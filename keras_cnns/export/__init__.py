@@ -223,7 +223,11 @@ def _forms(target: Target) -> dict[str, str]:
     if target.format == "savedmodel":
         return {}
     native = (target.format, target.quantization) == ("tflite", "int8")
-    return {"lrn": "native" if native else "band", "norms": "depthwise"}
+    return {
+        "lrn": "native" if native else "band",
+        "norms": "depthwise",
+        "identities": "apart" if target.quantization == "dynamic" else "merged",
+    }
 
 
 def _write(

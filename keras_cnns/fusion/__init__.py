@@ -18,7 +18,13 @@ from keras_cnns.fusion.linear import Linear, linear_forms
 from keras_cnns.layers import LocalResponseNormalization
 
 
-def fuse(model: keras.Model, *, lrn: str = "native", norms: str = "native") -> keras.Model:
+def fuse(
+    model: keras.Model,
+    *,
+    lrn: str = "native",
+    norms: str = "native",
+    identities: str = "merged",
+) -> keras.Model:
     """Return a model that computes the same at inference, with fewer operations, in float32.
 
     Auxiliary heads, dropout and other layers of training alone are gone. A batch normalisation is
@@ -34,6 +40,9 @@ def fuse(model: keras.Model, *, lrn: str = "native", norms: str = "native") -> k
         norms: how a normalisation of a map is computed that nothing before it can take in, as
             DenseNet's: "native", or "depthwise", by a convolution of one pixel, whose weights keep
             a scale for each channel when they become int8.
+        identities: what a sum of branches keeps of each channel itself, as RepVGG's do: "merged"
+            into the sum's kernel, or "apart", a convolution of one pixel added to it. Merged, it is
+            the kernel's largest weights, so that in int8 all others have coarse steps.
 
     Raises:
         UsageError: the model is not a functional one.
@@ -47,6 +56,8 @@ def fuse(model: keras.Model, *, lrn: str = "native", norms: str = "native") -> k
         raise UsageError(f'unknown lrn "{lrn}"; allowed are native, band')
     if norms not in ("native", "depthwise"):
         raise UsageError(f'unknown norms "{norms}"; allowed are native, depthwise')
+    if identities not in ("merged", "apart"):
+        raise UsageError(f'unknown identities "{identities}"; allowed are merged, apart')
     if not getattr(model, "_nodes", None):
         name = getattr(model, "name", model)
         raise UsageError(f'"{name}" is no functional model, or was not built: fuse reads its graph')
@@ -55,7 +66,7 @@ def fuse(model: keras.Model, *, lrn: str = "native", norms: str = "native") -> k
     linear = linear_forms(graph, norms)
     tensors = [keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name) for x in model.inputs]
     known = dict(zip(graph.inputs, tensors, strict=True))
-    copies = _Copies(lrn)
+    copies = _Copies(lrn, identities)
     for step in _needed(graph, linear):
         found = linear.get(step.outputs[0])
         if found:
@@ -87,8 +98,8 @@ def _needed(graph: Graph, forms: Mapping[int, Linear]) -> list[Step]:
 class _Copies:
     """Layers of the new model, each with a name of its own."""
 
-    def __init__(self, lrn: str) -> None:
-        self.lrn = lrn
+    def __init__(self, lrn: str, identities: str) -> None:
+        self.lrn, self.identities = lrn, identities
         self.layers: dict[int, Any] = {}
         self.names: Counter[str] = Counter()
 
@@ -114,8 +125,15 @@ class _Copies:
         layer = type(form.layer).from_config(config)
         if form.zeros:
             x = layers.ZeroPadding2D(form.zeros, name=f"{layer.name}_zeros")(x)
-        y = layer(x)
-        layer.set_weights([*form.kernels, *bias])
+        y, kernels = layer(x), form.kernels
+        if self.identities == "apart" and _is_sum_in_place(form, x):
+            kernel, diagonal = _without_diagonal(form.kernels[0])
+            if np.abs(diagonal).max() > np.abs(kernel).max():
+                kernels = (kernel,)
+                own = layers.DepthwiseConv2D(1, use_bias=False, name=f"{layer.name}_identity")
+                y = layers.Add(name=f"{layer.name}_sum")([y, own(x)])
+                own.set_weights([diagonal.reshape(1, 1, -1, 1)])
+        layer.set_weights([*kernels, *bias])
         return y
 
     def call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
@@ -135,6 +153,21 @@ class _Copies:
             if hasattr(copy, "finalize_state"):  # Normalization computes with what this derives
                 copy.finalize_state()
         return made
+
+
+def _is_sum_in_place(form: Linear, x: Any) -> bool:
+    """Return whether a form is one of several branches that give as many channels as they take."""
+    return form.settings.get("padding") == "same" and form.kernels[0].shape[-1] == x.shape[-1]
+
+
+def _without_diagonal(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a kernel without what each channel's middle pixel gives to itself, and that."""
+    height, width, inputs, filters = kernel.shape
+    channels = np.arange(filters)
+    middle = (height // 2, width // 2, channels % inputs, channels)
+    rest = kernel.copy()
+    rest[middle] = 0
+    return rest, kernel[middle]
 
 
 def _separated(
