@@ -228,7 +228,7 @@ def draw(rows: list[dict[str, Any]], place: Path) -> None:
     axis.axvline(1, color="grey", linewidth=1)
     axis.invert_yaxis()
     axis.set_xlabel("times as fast as Keras's own export of the same network; 95 % of resamples")
-    axis.legend(loc="lower right")
+    axis.legend(loc="lower right", markerscale=0.4)
     figure.savefig(place, dpi=100)
 
 
