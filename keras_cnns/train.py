@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_cnns import data, evaluate, recipe as recipes, report, runs, zoo
 from keras_cnns.cost import cost
+from keras_cnns.crops import PLAIN, Views
 from keras_cnns.errors import UsageError
 from keras_cnns.quiet import start_keras
 from keras_cnns.recipe import Recipe
@@ -242,18 +243,34 @@ def _open_or_create(out: Path, recipe: Recipe, source: data.Source) -> Run:
 
 
 def summarise(
-    run: Run, split: str, source: data.Source, *, precision: str = "auto"
+    run: Run,
+    split: str,
+    source: data.Source,
+    *,
+    precision: str = "auto",
+    views: Views = PLAIN,
 ) -> dict[str, Any]:
-    """Evaluate a run on a split; keep its metrics.json and report.html; return the evaluation."""
+    """Evaluate a run on a split; keep its metrics.json and report.html; return the evaluation.
+
+    In metrics.json it is called as the split, with the views where they are not plain:
+    "test, 10 crops".
+    """
     runs.prepare_folder(run.path)
-    found = evaluate.evaluate(run, source, split, precision=precision)
-    runs.write_metrics(run, split, found["metrics"])
-    write_page(run, found, split)
+    found = evaluate.evaluate(run, source, split, precision=precision, views=views)
+    name = ", ".join(filter(None, (split, views.words)))
+    runs.write_metrics(run, name, found["metrics"])
+    write_page(run, found, name)
     return found
 
 
-def write_page(run: Run, evaluation: dict[str, Any] | None = None, split: str = "") -> None:
-    """Write report.html of a run: its curves, and what it gets right where that is known."""
+def write_page(run: Run, evaluation: dict[str, Any] | None = None, name: str = "") -> None:
+    """Write report.html of a run: its curves, and what it gets right where that is known.
+
+    Args:
+        run: the run.
+        evaluation: what the page shows in full.
+        name: what that is called in metrics.json, whose other accuracies are named too.
+    """
     recipe = run.recipe
     size = cost(
         recipe.model.name,
@@ -261,7 +278,10 @@ def write_page(run: Run, evaluation: dict[str, Any] | None = None, split: str = 
         num_classes=len(run.labels),
         spec=recipe.model.spec,
     )
-    right = {f"{split} accuracy": f"{evaluation['metrics']['accuracy']:.2%}"} if evaluation else {}
+    measured = runs.evaluations(run)
+    if name in measured:
+        measured = {name: measured[name], **measured}
+    right = {f"{key} accuracy": f"{each['accuracy']:.2%}" for key, each in measured.items()}
     facts = right | {
         "network": recipe.model.name,
         "data": recipe.data.name,

@@ -28,10 +28,10 @@ ema = 0.9
 """
 # Trains in a child for each line of standard input, [out, kill, settings], and answers with how it
 # ended. The parent imports and runs nothing, which spares each child the seconds that this takes.
-# KILL is "batch 7", "write 2 within", "write 2 after" or "wait 1.5", in seconds from the first
-# batch; "never" is none.
+# KILL is "batch 7.35", a third of a batch's time behind the seventh, "write 2 within" or "write 2
+# after"; "never" is none.
 DRIVER = """
-import json, os, signal, sys, threading
+import json, os, signal, sys, threading, time
 from keras_cnns import recipe, train
 from keras_cnns.quiet import start_keras
 
@@ -44,15 +44,18 @@ def die():
 
 def trained(out, kill, settings):
     kind, number, where = (kill.split() + ["0", ""])[:3]
-    seen = {"batch": 0, "write": 0}
+    seen = {"batch": 0, "write": 0, "clock": time.monotonic()}
+    last, part = divmod(float(number), 1)
     after, replace, save = callbacks.Keeper.on_train_batch_end, os.replace, checkpoint.save_file
 
     def on_train_batch_end(self, batch, logs=None):
         seen["batch"] += 1
-        if kind == "wait" and seen["batch"] == 1:
-            threading.Timer(float(number), die).start()
+        now = time.monotonic()
+        took, seen["clock"] = now - seen["clock"], now
+        if kind == "batch" and seen["batch"] == last and part:
+            threading.Timer(part * took, die).start()
         after(self, batch, logs)
-        if kind == "batch" and seen["batch"] == int(number):
+        if kind == "batch" and seen["batch"] == last and not part:
             die()
 
     def saved(arrays, path, metadata):
@@ -170,13 +173,13 @@ def test_a_training_does_not_go_on_with_other_images(tmp_path):
 @pytest.mark.slow
 def test_twelve_moments(trains, whole, tmp_path):
     draw = random.Random(0)
-    moments = [f"wait {draw.uniform(0, 2):.3f}" for _ in range(6)]
-    moments += [f"batch {draw.randint(1, 20)}" for _ in range(2)]
+    steps = json.loads((whole / "metrics.json").read_text())["training"]["steps"]
+    # The last of them may come as the end is written.
+    moments = [f"batch {draw.uniform(1, steps + 1):.3f}" for _ in range(8)]
     moments += [f"write {draw.randint(1, 5)} {w}" for w in ("within", "after") for _ in range(2)]
     for i, kill in enumerate(moments):
         out = tmp_path / f"run{i}"
-        # One that waits may come after the end.
-        assert trains(out, kill, "train.checkpoint_steps=3") in (-signal.SIGKILL, 0)
+        assert trains(out, kill, "train.checkpoint_steps=3") == -signal.SIGKILL
         assert trains(out, "never", f"train.checkpoint_steps={draw.randint(1, 9)}") == 0
         assert hash_of(out) == hash_of(whole), kill
         assert history(out) == history(whole), kill

@@ -117,7 +117,7 @@ def compare(runs: tuple[Path, ...], as_json: bool) -> None:
     found = compare.compare([folders.open_run(run) for run in runs])
     if as_json:
         return print_json(found)
-    table(compare.COLUMNS, [tuple(row.values()) for row in found["runs"]])
+    table(tuple(found["runs"][0]), [tuple(row.values()) for row in found["runs"]])
     if found["differences"]:
         click.echo()
         header = ("key", *(row["run"] for row in found["runs"]))
