@@ -71,8 +71,8 @@ def train(
     import keras
 
     backend = keras.backend.backend()
-    if backend != "tensorflow":
-        raise UsageError(f"training runs on TensorFlow, not {backend}; unset KERAS_BACKEND")
+    if backend not in ("tensorflow", "jax"):
+        raise UsageError(f"training runs on TensorFlow or JAX, not {backend}; unset KERAS_BACKEND")
     devices = devices or open_devices()
     devices.check(recipe.data.batch_size)
     if deterministic is not None:
@@ -80,7 +80,7 @@ def train(
     with devices.together(), runs.full_disk(out):
         if devices.first:
             run = _open_or_create(out, recipe, source)
-        devices.agree(0)
+        devices.agree()
         if not devices.first:
             run = _open_or_create(out, recipe, source)
     holding = runs.alone(run.path) if devices.first else nullcontext()
@@ -117,9 +117,12 @@ def _fit(run: Run, source: data.Source, devices: Devices) -> None:
     restores = 0
     held_out = None
     while True:
-        devices.agree(0)  # the first worker has written its checkpoint
+        devices.agree()  # the first worker has written its checkpoint
         state, kept = _newest(run)
-        devices.agree(state.step)
+        devices.agree(
+            state.step,
+            f"is at step {state.step} and others are not: --out must be one folder that all share",
+        )
         state.restores = max(state.restores, restores)
         epoch, within = divmod(state.step, steps)
         ended = state.step >= total or state.stopped
@@ -138,7 +141,9 @@ def _fit(run: Run, source: data.Source, devices: Devices) -> None:
             place = f"epoch {epoch} of {wanted.epochs}" + f" and {within} batches" * bool(within)
             print(f"resuming {run.path} after {place}", file=sys.stderr)
         names = output_names(recipe, model)
-        held_out = held_out or devices.shared(batches(recipe, source, "validation", names))
+        if held_out is None:
+            last = source.sizes["validation"] % recipe.data.batch_size
+            held_out = devices.shared(batches(recipe, source, "validation", names), last)
         until = epoch + 1 if within else wanted.epochs if phase else wanted.freeze_epochs
         keeper = Keeper(run.path, recipe, steps, state, kept, until * steps, writes=devices.first)
         shown = [
@@ -146,16 +151,17 @@ def _fit(run: Run, source: data.Source, devices: Devices) -> None:
             keras.callbacks.TensorBoard(run.path / "tensorboard", write_graph=False),
         ]
         try:
-            trainer.fit(
-                devices.shared(batches(recipe, source, "train", names, first_step=state.step)),
-                shuffle=False,
-                validation_data=held_out,
-                initial_epoch=epoch,
-                epochs=until,
-                steps_per_epoch=steps - within,
-                callbacks=[keeper, *(shown if devices.first else [])],
-                verbose=0,
-            )
+            with devices.scope():
+                trainer.fit(
+                    devices.shared(batches(recipe, source, "train", names, first_step=state.step)),
+                    shuffle=False,
+                    validation_data=held_out,
+                    initial_epoch=epoch,
+                    epochs=until,
+                    steps_per_epoch=steps - within,
+                    callbacks=[keeper, *(shown if devices.first else [])],
+                    verbose=0,
+                )
         except Diverged as problem:
             where = f"{problem} at step {state.step:,}, in epoch {state.step // steps + 1}"
             restores = state.restores + 1
@@ -165,6 +171,8 @@ def _fit(run: Run, source: data.Source, devices: Devices) -> None:
                     "train.learning_rate and another --out, or go on with train.on_nan=restore"
                 ) from None
             print(f"{where}: going back, at half the learning rate", file=sys.stderr)
+        else:
+            devices.compare(trainer)
 
 
 def _finish(

@@ -1,9 +1,11 @@
 """What is decided by the machine that trains: the precision, and whether runs are bit-equal."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from keras_cnns.errors import UsageError
 from keras_cnns.recipe import Train
@@ -11,6 +13,7 @@ from keras_cnns.recipe import Train
 # What Linux calls the instructions that multiply bfloat16 numbers.
 BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
 CPUINFO = Path("/proc/cpuinfo")
+JAX_FLAG = "--xla_gpu_deterministic_ops=true"
 
 
 def settle(train: Train, begun: Train | None = None) -> Train:
@@ -51,8 +54,15 @@ def determinism(wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
+    import keras
     import tensorflow as tf
     from tensorflow.python.framework import config
+
+    if keras.backend.backend() == "jax" and _gpus() and JAX_FLAG not in _flags():
+        raise UsageError(
+            f"train.deterministic: on GPUs JAX needs XLA_FLAGS={JAX_FLAG}; set it, or give "
+            "--no-deterministic"
+        )
 
     before = config.is_op_determinism_enabled()
     tf.config.experimental.enable_op_determinism()
@@ -63,14 +73,29 @@ def determinism(wanted: bool) -> Iterator[None]:
             config.disable_op_determinism()
 
 
-def _gpus() -> list[object]:
+def _flags() -> list[str]:
+    return os.environ.get("XLA_FLAGS", "").split()
+
+
+def _gpus() -> list[Any]:
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return [device for device in jax.devices() if device.platform != "cpu"]
     import tensorflow as tf
 
     return tf.config.list_physical_devices("GPU")
 
 
 def _pays() -> bool:
-    """Return whether TensorFlow would use instructions for bfloat16 here."""
+    """Return whether the backend would use instructions for bfloat16 here."""
+    import keras
+
+    if keras.backend.backend() == "jax":  # XLA's for processors converts to float32 and back
+        capable = [getattr(gpu, "compute_capability", "8.0") for gpu in _gpus()]
+        return bool(capable) and all(float(version) >= 8 for version in capable)
     import tensorflow as tf
 
     details = tf.config.experimental.get_device_details
