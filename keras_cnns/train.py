@@ -68,11 +68,6 @@ def train(
     source = runs.open_data(recipe)
     recipe = resolve(recipe, source)
     start_keras()
-    import keras
-
-    backend = keras.backend.backend()
-    if backend not in ("tensorflow", "jax"):
-        raise UsageError(f"training runs on TensorFlow or JAX, not {backend}; unset KERAS_BACKEND")
     devices = devices or open_devices()
     devices.check(recipe.data.batch_size)
     if deterministic is not None:

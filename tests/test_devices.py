@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from keras_cnns.errors import UsageError
+from keras_cnns.training import machine
 from keras_cnns.training.devices import Devices, open_devices
 
 DRIVER = """
@@ -174,6 +175,41 @@ def test_another_keras_is_refused_on_several_machines(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
     with pytest.raises(UsageError, match=r"needs Keras 3\.15"):
         open_devices()
+
+
+@pytest.mark.parametrize("workers", [(["a:1", "b:1"], 0), ([], 0)])
+def test_what_jax_would_not_do_is_refused(monkeypatch, workers):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(UsageError, match="several machines runs on TensorFlow, not jax"):
+        open_devices(*workers)
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    with pytest.raises(UsageError, match="several machines runs on TensorFlow, not jax"):
+        open_devices()
+    monkeypatch.setattr(machine, "_gpus", lambda: ["a GPU"])
+    with pytest.raises(UsageError, match="XLA_FLAGS"), machine.determinism(True):
+        pass
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_some=1 {machine.JAX_FLAG}")
+    with machine.determinism(True):
+        pass
+
+
+def test_other_backends_are_refused(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(UsageError, match="TensorFlow or JAX, not torch"):
+        open_devices()
+
+
+def test_jaxs_devices_have_equal_parts_of_every_batch(monkeypatch):
+    """Of 23 images in batches of 8 the last 7 are 6 for two devices, and none for eight."""
+    import tensorflow as tf
+
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    dataset = tf.data.Dataset.range(23).map(lambda n: (n, {"predictions": n})).batch(8)
+    for replicas, sizes in ((1, [8, 8, 7]), (2, [8, 8, 6]), (8, [8, 8])):
+        shared = Devices(replicas=replicas).shared(dataset, last=7)
+        assert [len(images) for images, _ in shared] == sizes
+        assert len(shared) == len(sizes)
+        assert all(np.array_equal(x, y["predictions"]) for x, y in shared)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():

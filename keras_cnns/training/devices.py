@@ -173,7 +173,10 @@ def open_devices(workers: Sequence[str] = (), index: int | None = None) -> Devic
     """
     import keras
 
-    if keras.backend.backend() == "jax":
+    backend = keras.backend.backend()
+    if backend not in ("tensorflow", "jax"):
+        raise UsageError(f"training runs on TensorFlow or JAX, not {backend}; unset KERAS_BACKEND")
+    if backend == "jax":
         return _jax(several(workers, index))
     if workers or index is not None:
         if index is None or not 0 <= index < len(workers) or len(workers) < 2:
@@ -207,7 +210,10 @@ def _jax(several: bool) -> Devices:
         )
     import jax
     import keras
+    import tensorflow as tf
 
+    with contextlib.suppress(RuntimeError):  # where it holds them already
+        tf.config.set_visible_devices([], "GPU")  # its part is the images, on the host
     found = jax.devices()
     if len(found) == 1:
         return Devices()
