@@ -204,8 +204,11 @@ def _newest(run: Run) -> tuple[State, dict[str, Any]]:
     """Return where a run stands and its arrays; the start where it has not begun.
 
     Raises:
-        UsageError: where it has begun, and its checkpoints are lost.
+        UsageError: where it has begun, and its checkpoints are lost, or another backend's.
     """
+    import keras
+
+    backend = keras.backend.backend()
     found = checkpoint.newest(run.path, lambda line: print(f"{run.path}: {line}", file=sys.stderr))
     told = runs.read_history(run.path)
     if found is None:
@@ -214,8 +217,13 @@ def _newest(run: Run) -> tuple[State, dict[str, Any]]:
                 f"{run.path} has {len(told)} epochs of history but no checkpoint; delete the "
                 "folder to train from the start, or choose another --out"
             )
-        return State(), {}
+        return State(backend=backend), {}
     state = State(**found.state)
+    if state.backend != backend:
+        raise UsageError(
+            f"{run.path} began on {state.backend}: go on with KERAS_BACKEND={state.backend}, or "
+            "choose another --out"
+        )
     if len(told) > len(state.history):
         lost = f"the checkpoint of epoch {len(told)} is missing"
         print(f"{run.path}: {lost}; going on from step {state.step:,} instead", file=sys.stderr)

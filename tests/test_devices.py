@@ -193,12 +193,6 @@ def test_what_jax_would_not_do_is_refused(monkeypatch, workers):
         pass
 
 
-def test_other_backends_are_refused(monkeypatch):
-    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
-    with pytest.raises(UsageError, match="TensorFlow or JAX, not torch"):
-        open_devices()
-
-
 def test_jaxs_devices_have_equal_parts_of_every_batch(monkeypatch):
     """Of 23 images in batches of 8 the last 7 are 6 for two devices, and none for eight."""
     import tensorflow as tf

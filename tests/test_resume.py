@@ -178,6 +178,8 @@ def test_so_it_does_on_two_devices_of_jax_which_train_as_one_does(tmp_path):
         assert trains(one, "never") == 0
         assert trains(two, "never", **both) == 0
         assert trains(killed, "batch 5", "train.checkpoint_steps=3", **both) == -signal.SIGKILL
+        with pytest.raises(UsageError, match="began on jax: go on with KERAS_BACKEND=jax"):
+            train._newest(runs.open_run(killed))
         assert trains(killed, "never", **both) == 0
     assert hash_of(killed) == hash_of(two)
     assert history(killed) == history(two)

@@ -58,12 +58,12 @@ def determinism(wanted: bool) -> Iterator[None]:
     import tensorflow as tf
     from tensorflow.python.framework import config
 
-    if keras.backend.backend() == "jax" and _gpus() and JAX_FLAG not in _flags():
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    if keras.backend.backend() == "jax" and _gpus() and JAX_FLAG not in flags:
         raise UsageError(
             f"train.deterministic: on GPUs JAX needs XLA_FLAGS={JAX_FLAG}; set it, or give "
             "--no-deterministic"
         )
-
     before = config.is_op_determinism_enabled()
     tf.config.experimental.enable_op_determinism()
     try:
@@ -71,10 +71,6 @@ def determinism(wanted: bool) -> Iterator[None]:
     finally:
         if not before:
             config.disable_op_determinism()
-
-
-def _flags() -> list[str]:
-    return os.environ.get("XLA_FLAGS", "").split()
 
 
 def _gpus() -> list[Any]:
@@ -95,8 +91,8 @@ def _pays() -> bool:
 
     if keras.backend.backend() == "jax":
         # XLA's code for a processor gained nothing by it, where TensorFlow's did (AVX512_BF16).
-        capable = [getattr(gpu, "compute_capability", "8.0") for gpu in _gpus()]
-        return bool(capable) and all(float(version) >= 8 for version in capable)
+        found = [getattr(gpu, "compute_capability", "").partition(".")[0] for gpu in _gpus()]
+        return bool(found) and all(major.isdecimal() and int(major) >= 8 for major in found)
     import tensorflow as tf
 
     details = tf.config.experimental.get_device_details
