@@ -121,7 +121,7 @@ def _fit(run: Run, source: data.Source, devices: Devices) -> None:
         state.restores = max(state.restores, restores)
         epoch, within = divmod(state.step, steps)
         ended = state.step >= total or state.stopped
-        phase = state.phase if ended else int(epoch >= wanted.freeze_epochs)
+        phase = state.phase if ended else int(epoch >= wanted.head_epochs)
         with devices.scope():
             model = build(recipe, len(source.labels), bare=bool(kept))
             trainer = compiled(
@@ -139,7 +139,7 @@ def _fit(run: Run, source: data.Source, devices: Devices) -> None:
         if held_out is None:
             last = source.sizes["validation"] % recipe.data.batch_size
             held_out = devices.shared(batches(recipe, source, "validation", names), last)
-        until = epoch + 1 if within else wanted.epochs if phase else wanted.freeze_epochs
+        until = epoch + 1 if within else wanted.epochs if phase else wanted.head_epochs
         keeper = Keeper(run.path, recipe, steps, state, kept, until * steps, writes=devices.first)
         shown = [
             Progress(recipe, steps, state),

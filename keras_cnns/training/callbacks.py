@@ -101,7 +101,7 @@ class Keeper(keras.callbacks.Callback):
             }
         )
         self.state.seconds = 0.0
-        whole = self.state.phase or self.wanted.freeze_epochs >= self.wanted.epochs
+        whole = self.state.phase or self.wanted.head_epochs >= self.wanted.epochs
         if self.wanted.patience and whole:  # else the head alone would end it
             self._wait(found["val_accuracy"], self.wanted.patience)
         due = (epoch + 1) % self.wanted.checkpoint_epochs == 0

@@ -331,6 +331,15 @@ def test_exit_codes(folder):
     assert command(folder / "nothing").exit_code == 2
 
 
+def test_a_strict_training_does_not_begin(folder, tmp_path):
+    (folder / "cat" / "00.png").write_text("?")
+    words = ["train", "lenet5", "--data", folder, "--out", tmp_path / "run", "--strict"]
+    result = CliRunner().invoke(cli.main, [*map(str, words)])
+    assert result.exit_code == 2
+    assert "1 images that cannot be used and 0 warnings; keras-cnns doctor" in result.output
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_the_command_prints(folder):
     (folder / "cat" / "00.png").write_text("?")
     (folder / "cat" / "scan.tiff").write_text("")
