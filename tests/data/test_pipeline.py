@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_cnns import data
-from keras_cnns.data import images, pipeline
+from keras_cnns.data import fit, images, pipeline
 from keras_cnns.errors import UsageError
 
 SHAPE = (12, 12, 1)
@@ -348,6 +348,19 @@ def test_photos(photos):
         difference = np.abs(data.read_image(path, (224, 224, 3)) - expected)
         assert difference.mean() < 0.5
         assert difference.max() <= 2
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 48), (61, 47), (16, 120), (8, 10)])
+def test_a_training_looks_at_every_pixel(height, width):
+    """What is made smaller is the mean of what was there, wherever a bright pixel stands."""
+    image = photo(height, width)
+    found = fit.resized(tf.constant(np.asarray(image)), (8, 6)).numpy()
+    careful = np.asarray(image.resize((6, 8), Image.Resampling.BOX), float)
+    assert found.shape == (8, 6, 3)
+    assert np.abs(found - careful).mean() < 6
+    if (height, width) == (64, 48):  # powers of two: means of squares
+        squares = np.asarray(image, float).reshape(8, 8, 6, 8, 3).mean((1, 3))
+        assert np.abs(found - squares).max() <= 0.5 + 1e-3
 
 
 def test_a_long_narrow_image_does_not_swell():
