@@ -78,7 +78,7 @@ def resized(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     """Return an image at another size, stretched where it has to be, for training.
 
     Bilinear, which looks at every pixel down to half the size. A side that is longer is halved
-    until it is not: antialiasing, which evaluation has, takes five times as long.
+    until it is not: antialiasing, which evaluation has, takes up to three times as long.
 
     Args:
         image: uint8 (height, width, channels).
