@@ -140,7 +140,7 @@ def _fit(run: Run, source: data.Source, devices: Devices) -> None:
             last = source.sizes["validation"] % recipe.data.batch_size
             held_out = devices.shared(batches(recipe, source, "validation", names), last)
         until = epoch + 1 if within else wanted.epochs if phase else wanted.head_epochs
-        keeper = Keeper(run.path, recipe, steps, state, kept, until * steps, writes=devices.first)
+        keeper = Keeper(run.path, recipe, steps, state, kept, until * steps, devices)
         shown = [
             Progress(recipe, steps, state),
             keras.callbacks.TensorBoard(run.path / "tensorboard", write_graph=False),

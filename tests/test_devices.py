@@ -128,6 +128,7 @@ def test_a_lost_worker_is_said_and_the_training_goes_on_when_started_again(tmp_p
         assert pair[0].poll() is None
         time.sleep(0.05)
     pair[1].send_signal(signal.SIGKILL)
+    pair[1].communicate()
     _, said = pair[0].communicate(timeout=300)
     assert "lost another one" in said.strip().splitlines()[-1]
     ended(*workers(tmp_path / "run", *settings))

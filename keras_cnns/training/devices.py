@@ -128,6 +128,37 @@ class Devices:
         if summed * summed != squared * self.replicas:
             raise UsageError(f"worker {self.index} {otherwise}")
 
+    def share_statistics(self, trainer: "keras.Model") -> None:
+        """Give all devices the running statistics of the first one's normalisations.
+
+        On TensorFlow each device keeps those of its own images, and the first one's are saved;
+        training does not use them, so that nothing but the tests depends on when this is done.
+        """
+        import keras
+
+        if self.replicas == 1 or keras.backend.backend() == "jax":
+            return
+        import tensorflow as tf
+
+        kept = [
+            variable
+            for layer in trainer.layers
+            if isinstance(layer, keras.layers.BatchNormalization)
+            for variable in (layer.moving_mean, layer.moving_variance)
+        ]
+
+        def of_the_first() -> Any:
+            context = tf.distribute.get_replica_context()
+            first = tf.equal(context.replica_id_in_sync_group, 0)
+            mine = [tf.where(first, each.value, tf.zeros_like(each.value)) for each in kept]
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, mine)
+
+        if kept:
+            for variable, found in zip(
+                kept, self.strategy.run(tf.function(of_the_first)), strict=True
+            ):
+                variable.assign(self.strategy.experimental_local_results(found)[0])
+
     def compare(self, trainer: "keras.Model") -> None:
         """Say which weights each worker has come to, and refuse to keep them where they differ.
 
