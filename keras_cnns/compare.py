@@ -1,6 +1,6 @@
 """Runs side by side: what they came to, and what was different about them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -26,11 +26,15 @@ def compare(opened: Sequence[Run]) -> dict[str, Any]:
     A run that has not ended has the figures of its last epoch.
 
     Returns:
-        "runs": a dict for each with `COLUMNS` as keys, accuracies as shares, None for what is not
-        known; "differences": key of the recipe -> its value in each run.
+        "runs": a dict for each with `COLUMNS` as keys, and those of other tests that any was given
+        ("test, 10 crops"); accuracies as shares, None for what is not known; "differences": key
+        of the recipe -> its value in each run.
     """
+    others = dict.fromkeys(
+        key for run in opened for key in runs.evaluations(run) if key not in COLUMNS
+    )
     return {
-        "runs": [_row(run) for run in opened],
+        "runs": [_row(run) | _accuracies(run, others) for run in opened],
         "differences": differences([asdict(run.recipe) for run in opened]),
     }
 
@@ -52,6 +56,11 @@ def _row(run: Run) -> dict[str, Any]:
         round(sum(row.get("seconds", 0.0) for row in history), 1),
     )
     return dict(zip(COLUMNS, found, strict=True))
+
+
+def _accuracies(run: Run, names: Iterable[str]) -> dict[str, Any]:
+    found = runs.evaluations(run)
+    return {name: found.get(name, {}).get("accuracy") for name in names}
 
 
 def differences(recipes: Sequence[Mapping[str, Any]], prefix: str = "") -> dict[str, list[Any]]:

@@ -57,6 +57,21 @@ class Views(NamedTuple):
         """Whether it is what training's validation looks at."""
         return self == PLAIN
 
+    @property
+    def words(self) -> str:
+        """What is looked at, where it is not plain, without the scales that are the crops' own.
+
+        >>> views("10").words, views("dense", [256, 384], flip=True).words, views().words
+        ('10 crops', 'dense at 256 and 384, mirrored', '')
+        """
+        if self.plain:
+            return ""
+        name = {"1": "1 crop", "dense": "dense"}.get(self.crops, f"{self.crops} crops")
+        scales = " and ".join(map(str, self.scales))
+        own = self.scales == SCALES[self.crops]
+        mirrored = self.flip and self.crops not in MIRRORED
+        return name + f" at {scales}" * (not own) + ", mirrored" * mirrored
+
 
 PLAIN = Views()
 

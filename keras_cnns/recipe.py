@@ -148,9 +148,10 @@ class Train(_Section):
     accumulate: Count = 1  # batches whose gradients make one step
     ema: Part | None = None  # as 0.999: what is tested and kept is this running mean of weights
     patience: Count | None = None  # epochs without a better validation accuracy; the best is kept
-    freeze_epochs: Whole = 0  # in which only the head of a network with model.weights learns
+    # In which only the head of a network with model.weights learns; None: a quarter of them.
+    freeze_epochs: Whole | None = None
     unfreeze_from: Text | None = None  # the stage from which on it learns afterwards; None: all
-    backbone_rate: Rate = 1.0  # times the learning rate of all but the head
+    backbone_rate: Rate | None = None  # times the learning rate of all but the head; None: 0.3
     batch_norm_momentum: Part = 0.9  # Keras's 0.99 makes a short training look broken
     precision: Precision = "auto"  # bfloat16 where processor or GPU have instructions for it
     deterministic: Flag | None = None  # equal runs are bit-equal; None: yes on a CPU
@@ -168,6 +169,11 @@ class Train(_Section):
             )
         if self.optimizer == "sgd" and self.epsilon is not None:
             raise UsageError("train.epsilon: sgd has none; leave it out")
+
+    @property
+    def head_epochs(self) -> int:
+        """In how many epochs the head learns alone."""
+        return self.freeze_epochs or 0
 
 
 @dataclass(frozen=True)
@@ -187,10 +193,10 @@ class Recipe(_Section):
         """Check the sections, each by itself and beside the others."""
         super().__post_init__()
         new = self.model.weights is None or self.model.matching
-        for key in ("freeze_epochs", "unfreeze_from", "backbone_rate"):
-            if new and getattr(self.train, key) != getattr(Train, key):
+        for key, neutral in (("freeze_epochs", 0), ("unfreeze_from", None), ("backbone_rate", 1)):
+            if new and getattr(self.train, key) not in (None, neutral):
                 raise UsageError(f"train.{key} needs model.weights for every layer but the head")
-        if self.train.freeze_epochs >= self.train.epochs and self.train.unfreeze_from:
+        if self.train.head_epochs >= self.train.epochs and self.train.unfreeze_from:
             raise UsageError("train.unfreeze_from: no epoch is left after train.freeze_epochs")
 
 

@@ -134,13 +134,18 @@ def read_history(path: Path) -> list[dict[str, float]]:
 
 
 def read_metrics(run: Run) -> dict[str, Any]:
-    """Return what metrics.json has of each split."""
+    """Return what metrics.json has: each evaluation, and "training"."""
     place = run.path / "metrics.json"
     return json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
 
 
+def evaluations(run: Run) -> dict[str, Any]:
+    """Return what metrics.json has of the splits: "validation", "test", "test, 10 crops"."""
+    return {key: found for key, found in read_metrics(run).items() if key != "training"}
+
+
 def write_metrics(run: Run, part: str, found: Any) -> None:
-    """Set a part of metrics.json: a split, or "training"."""
+    """Set a part of metrics.json: an evaluation, or "training"."""
     text = json.dumps({**read_metrics(run), part: found}, indent=1, allow_nan=False)
     write_text(run.path / "metrics.json", text + "\n")
 

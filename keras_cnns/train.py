@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_cnns import data, evaluate, recipe as recipes, report, runs, zoo
 from keras_cnns.cost import cost
+from keras_cnns.crops import PLAIN, Views
 from keras_cnns.errors import UsageError
 from keras_cnns.quiet import start_keras
 from keras_cnns.recipe import Recipe
@@ -67,11 +68,6 @@ def train(
     source = runs.open_data(recipe)
     recipe = resolve(recipe, source)
     start_keras()
-    import keras
-
-    backend = keras.backend.backend()
-    if backend != "tensorflow":
-        raise UsageError(f"training runs on TensorFlow, not {backend}; unset KERAS_BACKEND")
     devices = devices or open_devices()
     devices.check(recipe.data.batch_size)
     if deterministic is not None:
@@ -79,7 +75,7 @@ def train(
     with devices.together(), runs.full_disk(out):
         if devices.first:
             run = _open_or_create(out, recipe, source)
-        devices.agree(0)
+        devices.agree()
         if not devices.first:
             run = _open_or_create(out, recipe, source)
     holding = runs.alone(run.path) if devices.first else nullcontext()
@@ -116,13 +112,16 @@ def _fit(run: Run, source: data.Source, devices: Devices) -> None:
     restores = 0
     held_out = None
     while True:
-        devices.agree(0)  # the first worker has written its checkpoint
+        devices.agree()  # the first worker has written its checkpoint
         state, kept = _newest(run)
-        devices.agree(state.step)
+        devices.agree(
+            state.step,
+            f"is at step {state.step} and others are not: --out must be one folder that all share",
+        )
         state.restores = max(state.restores, restores)
         epoch, within = divmod(state.step, steps)
         ended = state.step >= total or state.stopped
-        phase = state.phase if ended else int(epoch >= wanted.freeze_epochs)
+        phase = state.phase if ended else int(epoch >= wanted.head_epochs)
         with devices.scope():
             model = build(recipe, len(source.labels), bare=bool(kept))
             trainer = compiled(
@@ -137,24 +136,27 @@ def _fit(run: Run, source: data.Source, devices: Devices) -> None:
             place = f"epoch {epoch} of {wanted.epochs}" + f" and {within} batches" * bool(within)
             print(f"resuming {run.path} after {place}", file=sys.stderr)
         names = output_names(recipe, model)
-        held_out = held_out or devices.shared(batches(recipe, source, "validation", names))
-        until = epoch + 1 if within else wanted.epochs if phase else wanted.freeze_epochs
-        keeper = Keeper(run.path, recipe, steps, state, kept, until * steps, writes=devices.first)
+        if held_out is None:
+            last = source.sizes["validation"] % recipe.data.batch_size
+            held_out = devices.shared(batches(recipe, source, "validation", names), last)
+        until = epoch + 1 if within else wanted.epochs if phase else wanted.head_epochs
+        keeper = Keeper(run.path, recipe, steps, state, kept, until * steps, devices)
         shown = [
             Progress(recipe, steps, state),
             keras.callbacks.TensorBoard(run.path / "tensorboard", write_graph=False),
         ]
         try:
-            trainer.fit(
-                devices.shared(batches(recipe, source, "train", names, first_step=state.step)),
-                shuffle=False,
-                validation_data=held_out,
-                initial_epoch=epoch,
-                epochs=until,
-                steps_per_epoch=steps - within,
-                callbacks=[keeper, *(shown if devices.first else [])],
-                verbose=0,
-            )
+            with devices.scope():
+                trainer.fit(
+                    devices.shared(batches(recipe, source, "train", names, first_step=state.step)),
+                    shuffle=False,
+                    validation_data=held_out,
+                    initial_epoch=epoch,
+                    epochs=until,
+                    steps_per_epoch=steps - within,
+                    callbacks=[keeper, *(shown if devices.first else [])],
+                    verbose=0,
+                )
         except Diverged as problem:
             where = f"{problem} at step {state.step:,}, in epoch {state.step // steps + 1}"
             restores = state.restores + 1
@@ -164,6 +166,8 @@ def _fit(run: Run, source: data.Source, devices: Devices) -> None:
                     "train.learning_rate and another --out, or go on with train.on_nan=restore"
                 ) from None
             print(f"{where}: going back, at half the learning rate", file=sys.stderr)
+        else:
+            devices.compare(trainer)
 
 
 def _finish(
@@ -200,8 +204,11 @@ def _newest(run: Run) -> tuple[State, dict[str, Any]]:
     """Return where a run stands and its arrays; the start where it has not begun.
 
     Raises:
-        UsageError: where it has begun, and its checkpoints are lost.
+        UsageError: where it has begun, and its checkpoints are lost, or another backend's.
     """
+    import keras
+
+    backend = keras.backend.backend()
     found = checkpoint.newest(run.path, lambda line: print(f"{run.path}: {line}", file=sys.stderr))
     told = runs.read_history(run.path)
     if found is None:
@@ -210,8 +217,13 @@ def _newest(run: Run) -> tuple[State, dict[str, Any]]:
                 f"{run.path} has {len(told)} epochs of history but no checkpoint; delete the "
                 "folder to train from the start, or choose another --out"
             )
-        return State(), {}
+        return State(backend=backend), {}
     state = State(**found.state)
+    if state.backend != backend:
+        raise UsageError(
+            f"{run.path} began on {state.backend}: go on with KERAS_BACKEND={state.backend}, or "
+            "choose another --out"
+        )
     if len(told) > len(state.history):
         lost = f"the checkpoint of epoch {len(told)} is missing"
         print(f"{run.path}: {lost}; going on from step {state.step:,} instead", file=sys.stderr)
@@ -242,18 +254,34 @@ def _open_or_create(out: Path, recipe: Recipe, source: data.Source) -> Run:
 
 
 def summarise(
-    run: Run, split: str, source: data.Source, *, precision: str = "auto"
+    run: Run,
+    split: str,
+    source: data.Source,
+    *,
+    precision: str = "auto",
+    views: Views = PLAIN,
 ) -> dict[str, Any]:
-    """Evaluate a run on a split; keep its metrics.json and report.html; return the evaluation."""
+    """Evaluate a run on a split; keep its metrics.json and report.html; return the evaluation.
+
+    In metrics.json it is called as the split, with the views where they are not plain:
+    "test, 10 crops".
+    """
     runs.prepare_folder(run.path)
-    found = evaluate.evaluate(run, source, split, precision=precision)
-    runs.write_metrics(run, split, found["metrics"])
-    write_page(run, found, split)
+    found = evaluate.evaluate(run, source, split, precision=precision, views=views)
+    name = ", ".join(filter(None, (split, views.words)))
+    runs.write_metrics(run, name, found["metrics"])
+    write_page(run, found, name)
     return found
 
 
-def write_page(run: Run, evaluation: dict[str, Any] | None = None, split: str = "") -> None:
-    """Write report.html of a run: its curves, and what it gets right where that is known."""
+def write_page(run: Run, evaluation: dict[str, Any] | None = None, name: str = "") -> None:
+    """Write report.html of a run: its curves, and what it gets right where that is known.
+
+    Args:
+        run: the run.
+        evaluation: what the page shows in full.
+        name: what that is called in metrics.json, whose other accuracies are named too.
+    """
     recipe = run.recipe
     size = cost(
         recipe.model.name,
@@ -261,7 +289,10 @@ def write_page(run: Run, evaluation: dict[str, Any] | None = None, split: str = 
         num_classes=len(run.labels),
         spec=recipe.model.spec,
     )
-    right = {f"{split} accuracy": f"{evaluation['metrics']['accuracy']:.2%}"} if evaluation else {}
+    measured = runs.evaluations(run)
+    if name in measured:
+        measured = {name: measured[name], **measured}
+    right = {f"{key} accuracy": f"{each['accuracy']:.2%}" for key, each in measured.items()}
     facts = right | {
         "network": recipe.model.name,
         "data": recipe.data.name,

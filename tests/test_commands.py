@@ -112,6 +112,23 @@ def test_evaluate_measures_the_test_split_and_keeps_it(run):
     assert "360 held-out images" in (run / "report.html").read_text()
 
 
+def test_other_ways_of_testing_are_kept_beside_it(run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    found = json.loads(done("evaluate", copy, "--crops", "10", "--json").stdout)
+    metrics = json.loads((copy / "metrics.json").read_text())
+    assert metrics["test, 10 crops"] == found
+    assert found["crops"] == "10"
+    assert metrics["validation"]["crops"] == "1"
+    (row,) = json.loads(done("compare", copy, "--json").stdout)["runs"]
+    assert row["test, 10 crops"] == found["accuracy"]
+    assert "test, 10 crops" in done("compare", copy).stdout.splitlines()[0]
+    page = (copy / "report.html").read_text()
+    for name in ("test, 10 crops", "validation"):
+        assert f"{name} accuracy" in page
+        assert f"{metrics[name]['accuracy']:.2%}" in page
+
+
 def test_training_a_finished_run_again_changes_nothing(run):
     before = (run / "model.keras").read_bytes()
     assert (

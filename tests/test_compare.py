@@ -25,6 +25,7 @@ def folders(tmp_path):
     metrics = {
         "validation": {"accuracy": 0.75},
         "test": {"accuracy": 0.5, "loss": 1.5},
+        "test, 10 crops": {"accuracy": 0.625, "loss": 1.25},
         "training": {"images_per_second": 120.0},
     }
     (tmp_path / "a" / "metrics.json").write_text(json.dumps(metrics))
@@ -33,9 +34,10 @@ def folders(tmp_path):
 
 def test_figures_and_differences(folders):
     found = compare.compare([runs.open_run(folder) for folder in folders])
-    ended, running = ([row[key] for key in compare.COLUMNS[3:]] for row in found["runs"])
-    assert ended == [1, 0.75, 0.5, 1.5, 120.0, 4.5]
-    assert running == [1, 0.3, None, None, 100.0, 4.5]
+    ended, running = (list(row.values())[3:] for row in found["runs"])
+    assert list(found["runs"][0]) == list(found["runs"][1]) == [*compare.COLUMNS, "test, 10 crops"]
+    assert ended == [1, 0.75, 0.5, 1.5, 120.0, 4.5, 0.625]
+    assert running == [1, 0.3, None, None, 100.0, 4.5, None]
     assert found["differences"] == {
         "model.spec.c1.filters": [None, 8],
         "train.epochs": [30, 9],

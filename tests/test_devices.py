@@ -1,15 +1,19 @@
 """Two processes train as one would; what would do nothing is refused."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 
+import keras
+import numpy as np
 import pytest
 
 from keras_cnns.errors import UsageError
+from keras_cnns.training import machine
 from keras_cnns.training.devices import Devices, open_devices
 
 DRIVER = """
@@ -25,14 +29,15 @@ if kind == "mirrored":
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    train.open_devices = lambda *_: devices.Devices(two)
+    train.open_devices = lambda *_: devices.Devices(two, 2)
     train.train(wanted, out)
 elif kind == "one":
     train.train(wanted, out)
 else:
     index, *hosts = kind.split(",")
-    index = int(index)
-    train.train(wanted, out, workers=hosts, index=index)
+    if index.endswith("!"):
+        train.runs.weights_hash = lambda trainer: 64 * "5"
+    train.train(wanted, out, workers=hosts, index=int(index.rstrip("!")))
 """
 # Batch normalisation would take each device's own statistics; LeNet has none.
 SETTINGS = ["train.precision=float32", "data.batch_size=32", "train.weight_decay=0.01"]
@@ -57,9 +62,11 @@ def workers(out, *settings):
 
 
 def ended(*processes):
-    for process in processes:
-        _, said = process.communicate(timeout=600)
-        assert process.returncode == 0, said[-3000:]
+    """Return what each said on standard error, once all have ended well."""
+    texts = [process.communicate(timeout=600)[1] for process in processes]
+    for process, text in zip(processes, texts, strict=True):
+        assert process.returncode == 0, text[-3000:]
+    return texts
 
 
 def history(out):
@@ -75,13 +82,41 @@ def hash_of(out):
 @pytest.mark.slow
 def test_two_workers_train_as_two_replicas_of_a_machine_and_as_one_device(tmp_path):
     once = "train.epochs=2"
-    ended(*workers(tmp_path / "workers", once))
+    said = ended(*workers(tmp_path / "workers", once))
     ended(start(tmp_path / "mirrored", "mirrored", once))
     ended(start(tmp_path / "one", "one", once))
     found = {kind: history(tmp_path / kind) for kind in ("workers", "mirrored", "one")}
     for kind in ("mirrored", "one"):
         for here, there in zip(found["workers"], found[kind], strict=True):
             assert here == pytest.approx(there, rel=1e-3), kind
+    hashes = [re.findall(r"^worker (\d): weights (\w{64})$", text, re.M) for text in said]
+    assert [index for [(index, _)] in hashes] == ["0", "1"]
+    assert hashes[0][0][1] == hashes[1][0][1] == hash_of(tmp_path / "workers")
+    models = [keras.models.load_model(tmp_path / kind / "model.keras") for kind in found]
+    for other in models[1:]:
+        for mine, theirs in zip(models[0].get_weights(), other.get_weights(), strict=True):
+            assert mine == pytest.approx(theirs, abs=1e-3 * float(np.abs(theirs).max()))
+
+
+@pytest.mark.slow
+def test_the_workers_share_the_statistics_of_normalisations(tmp_path):
+    settings = ["model.name=resnet20_cifar", "model.width=0.25", "data.size=16", "train.epochs=1"]
+    said = ended(*workers(tmp_path / "run", *settings))
+    found = [re.findall(r"^worker \d: weights (\w{64})$", text, re.M) for text in said]
+    assert found[0] == found[1] == [hash_of(tmp_path / "run")]
+
+
+@pytest.mark.slow
+def test_workers_that_come_to_other_weights_are_told(tmp_path):
+    pair = ",".join(hosts())
+    sound, spoiled = (
+        start(tmp_path / "run", kind, "train.epochs=1") for kind in (f"0,{pair}", f"1!,{pair}")
+    )
+    for process in (sound, spoiled):
+        _, said = process.communicate(timeout=300)
+        assert process.returncode
+        assert "has come to other weights than the others" in said.strip().splitlines()[-1]
+    assert not (tmp_path / "run" / "model.keras").exists()
 
 
 @pytest.mark.slow
@@ -93,6 +128,7 @@ def test_a_lost_worker_is_said_and_the_training_goes_on_when_started_again(tmp_p
         assert pair[0].poll() is None
         time.sleep(0.05)
     pair[1].send_signal(signal.SIGKILL)
+    pair[1].communicate()
     _, said = pair[0].communicate(timeout=300)
     assert "lost another one" in said.strip().splitlines()[-1]
     ended(*workers(tmp_path / "run", *settings))
@@ -142,10 +178,36 @@ def test_another_keras_is_refused_on_several_machines(monkeypatch):
         open_devices()
 
 
-def test_a_batch_that_cannot_be_shared_is_refused():
-    class Strategy:
-        num_replicas_in_sync = 3
+@pytest.mark.parametrize("workers", [(["a:1", "b:1"], 0), ([], 0)])
+def test_what_jax_would_not_do_is_refused(monkeypatch, workers):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(UsageError, match="several machines runs on TensorFlow, not jax"):
+        open_devices(*workers)
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    with pytest.raises(UsageError, match="several machines runs on TensorFlow, not jax"):
+        open_devices()
+    monkeypatch.setattr(machine, "_gpus", lambda: ["a GPU"])
+    with pytest.raises(UsageError, match="XLA_FLAGS"), machine.determinism(True):
+        pass
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_some=1 {machine.JAX_FLAG}")
+    with machine.determinism(True):
+        pass
 
+
+def test_jaxs_devices_have_equal_parts_of_every_batch(monkeypatch):
+    """Of 23 images in batches of 8 the last 7 are 6 for two devices, and none for eight."""
+    import tensorflow as tf
+
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    dataset = tf.data.Dataset.range(23).map(lambda n: (n, {"predictions": n})).batch(8)
+    for replicas, sizes in ((1, [8, 8, 7]), (2, [8, 8, 6]), (8, [8, 8])):
+        shared = Devices(replicas=replicas).shared(dataset, last=7)
+        assert [len(images) for images, _ in shared] == sizes
+        assert len(shared) == len(sizes)
+        assert all(np.array_equal(x, y["predictions"]) for x, y in shared)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(UsageError, match="multiple of 3"):
-        Devices(Strategy()).check(64)
+        Devices(replicas=3).check(64)
     Devices().check(1)

@@ -87,7 +87,7 @@ def test_float16_scales_its_loss(monkeypatch):
 
 
 def test_another_backend_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr("keras.backend.backend", lambda: "jax")
-    with pytest.raises(UsageError, match="training runs on TensorFlow, not jax; unset"):
+    monkeypatch.setattr("keras.backend.backend", lambda: "torch")
+    with pytest.raises(UsageError, match="training runs on TensorFlow or JAX, not torch; unset"):
         train.train(recipe(), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -1,13 +1,18 @@
 """A training that is killed at any moment and started again ends as if it had never stopped."""
 
+import importlib.util
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
 
 from keras_cnns import recipe as recipes, runs, train
@@ -26,12 +31,13 @@ batch_size = 128
 epochs = 2
 ema = 0.9
 """
-# Trains in a child for each line of standard input, [out, kill, settings], and answers with how it
-# ended. The parent imports and runs nothing, which spares each child the seconds that this takes.
-# KILL is "batch 7", "write 2 within", "write 2 after" or "wait 1.5", in seconds from the first
-# batch; "never" is none.
+# Trains in a child for each line of standard input, [out, kill, settings, variables of the system],
+# and answers with how it ended. The parent imports and runs nothing, which spares each child the
+# seconds that this takes.
+# KILL is "batch 7.35", a third of a batch's time behind the seventh, "write 2 within" or "write 2
+# after"; "never" is none.
 DRIVER = """
-import json, os, signal, sys, threading
+import json, os, signal, sys, threading, time
 from keras_cnns import recipe, train
 from keras_cnns.quiet import start_keras
 
@@ -42,17 +48,21 @@ from keras_cnns.training import callbacks, checkpoint
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
-def trained(out, kill, settings):
+def trained(out, kill, settings, variables):
+    os.environ.update(variables)
     kind, number, where = (kill.split() + ["0", ""])[:3]
-    seen = {"batch": 0, "write": 0}
+    seen = {"batch": 0, "write": 0, "clock": time.monotonic()}
+    last, part = divmod(float(number), 1)
     after, replace, save = callbacks.Keeper.on_train_batch_end, os.replace, checkpoint.save_file
 
     def on_train_batch_end(self, batch, logs=None):
         seen["batch"] += 1
-        if kind == "wait" and seen["batch"] == 1:
-            threading.Timer(float(number), die).start()
+        now = time.monotonic()
+        took, seen["clock"] = now - seen["clock"], now
+        if kind == "batch" and seen["batch"] == last and part:
+            threading.Timer(part * took, die).start()
         after(self, batch, logs)
-        if kind == "batch" and seen["batch"] == int(number):
+        if kind == "batch" and seen["batch"] == last and not part:
             die()
 
     def saved(arrays, path, metadata):
@@ -67,6 +77,19 @@ def trained(out, kill, settings):
         if (kind, where) == ("write", "after") and seen["write"] == int(number):
             die()
 
+    if "jax" in variables.values():
+        import jax
+
+        share = jax.make_array_from_process_local_data
+
+        def shared(*arguments):
+            found = share(*arguments)
+            parts = [[part.device.id, part.data.shape] for part in found.addressable_shards]
+            with open(out + ".parts", "a") as file:
+                print(json.dumps(parts), file=file)
+            return found
+
+        jax.make_array_from_process_local_data = shared
     callbacks.Keeper.on_train_batch_end = on_train_batch_end
     checkpoint.save_file, os.replace = saved, replaced
     train.train(recipe.override(recipe.load(out + ".toml"), settings), out, deterministic=True)
@@ -86,21 +109,33 @@ for line in sys.stdin:
 """
 
 
-@pytest.fixture(scope="module")
-def trains():
-    """A function that trains in a folder, killed as told, and returns how that ended."""
+@contextmanager
+def driven(**variables: str):
+    """Give a function that trains in a folder, killed as told, and returns how that ended."""
     with subprocess.Popen(
-        [sys.executable, "-c", DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", DRIVER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **variables},
     ) as driver:
 
-        def call(out: Path, kill: str, *settings: str) -> int:
+        def call(out: Path, kill: str, *settings: str, **more: str) -> int:
             out.with_suffix(".toml").write_text(RECIPE)
-            driver.stdin.write(json.dumps([str(out), kill, settings]) + "\n")
+            line = json.dumps([str(out), kill, settings, variables | more])
+            driver.stdin.write(line + "\n")
             driver.stdin.flush()
             return int(driver.stdout.readline())
 
         yield call
         driver.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def trains():
+    """`driven`, on the backend of the tests."""
+    with driven() as call:
+        yield call
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +152,10 @@ def hash_of(out: Path) -> str:
     return json.loads((out / "metrics.json").read_text())["training"]["weights_sha256"]
 
 
+def weights(out: Path) -> list[np.ndarray]:
+    return keras.models.load_model(out / "model.keras").get_weights()
+
+
 def history(out: Path) -> list[str]:
     """The history without its times."""
     return [line.rsplit(",", 2)[0] for line in (out / "history.csv").read_text().splitlines()]
@@ -129,6 +168,28 @@ def test_a_killed_training_ends_as_the_whole_one(trains, whole, tmp_path):
     assert trains(out, "never", "train.checkpoint_steps=4") == 0
     assert hash_of(out) == hash_of(whole)
     assert history(out) == history(whole)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
+def test_so_it_does_on_two_devices_of_jax_which_train_as_one_does(tmp_path):
+    one, two, killed = (tmp_path / name for name in ("one", "two", "killed"))
+    both = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    with driven(KERAS_BACKEND="jax", JAX_PLATFORMS="cpu") as trains:
+        assert trains(one, "never") == 0
+        assert trains(two, "never", **both) == 0
+        assert trains(killed, "batch 5", "train.checkpoint_steps=3", **both) == -signal.SIGKILL
+        with pytest.raises(UsageError, match="began on jax: go on with KERAS_BACKEND=jax"):
+            train._newest(runs.open_run(killed))
+        assert trains(killed, "never", **both) == 0
+    assert hash_of(killed) == hash_of(two)
+    assert history(killed) == history(two)
+    for mine, theirs in zip(*map(weights, (two, one)), strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-4 * float(np.abs(theirs).max()))
+    parts = [json.loads(line) for line in two.with_suffix(".parts").read_text().splitlines()]
+    assert [0, [64, 16, 16, 1]] in parts[0]
+    assert [1, [64, 16, 16, 1]] in parts[0]
+    assert all([device for device, _ in part] == [0, 1] for part in parts)
+    assert not one.with_suffix(".parts").exists()
 
 
 def test_no_epoch_is_lost_between_the_last_checkpoint_and_the_history(trains, whole, tmp_path):
@@ -170,13 +231,13 @@ def test_a_training_does_not_go_on_with_other_images(tmp_path):
 @pytest.mark.slow
 def test_twelve_moments(trains, whole, tmp_path):
     draw = random.Random(0)
-    moments = [f"wait {draw.uniform(0, 2):.3f}" for _ in range(6)]
-    moments += [f"batch {draw.randint(1, 20)}" for _ in range(2)]
+    steps = json.loads((whole / "metrics.json").read_text())["training"]["steps"]
+    # The last of them may come as the end is written.
+    moments = [f"batch {draw.uniform(1, steps + 1):.3f}" for _ in range(8)]
     moments += [f"write {draw.randint(1, 5)} {w}" for w in ("within", "after") for _ in range(2)]
     for i, kill in enumerate(moments):
         out = tmp_path / f"run{i}"
-        # One that waits may come after the end.
-        assert trains(out, kill, "train.checkpoint_steps=3") in (-signal.SIGKILL, 0)
+        assert trains(out, kill, "train.checkpoint_steps=3") == -signal.SIGKILL
         assert trains(out, "never", f"train.checkpoint_steps={draw.randint(1, 9)}") == 0
         assert hash_of(out) == hash_of(whole), kill
         assert history(out) == history(whole), kill

@@ -65,6 +65,20 @@ def test_what_is_frozen_stays_and_the_rest_learns(low, moved):
         assert same == (name in frozen), name
 
 
+def test_by_default_the_head_learns_first_and_the_rest_more_slowly(halves, low):
+    source = runs.open_data(recipe(halves / "high"))
+
+    def settled(*words):
+        found = train.resolve(recipe(halves / "high", "train.epochs=9", *words), source).train
+        return found.freeze_epochs, found.backbone_rate
+
+    assert settled() == (0, 1.0)
+    assert settled(f"model.weights={low}") == (2, 0.3)
+    given = ("train.freeze_epochs=0", "train.backbone_rate=1")
+    assert settled(f"model.weights={low}", *given) == (0, 1.0)
+    assert settled(f"model.weights={low / 'model.keras'}", "model.matching=true") == (0, 1.0)
+
+
 def test_it_learns_the_others_and_keeps_their_preprocessing(low, moved):
     assert runs.read_history(moved)[-1]["val_accuracy"] > 0.5  # chance is 0.2
     assert runs.open_run(moved).recipe.model.preprocessing == "symmetric"

@@ -3,32 +3,34 @@
     python experiments/speed/input.py FOLDER [SECONDS]
 
 FOLDER holds JPEG files. All cut a random part of 8 to 100 % of each, resize it to 224 pixels and
-mirror one in two. They take turns, five of SECONDS (10) each; input.json beside this file has each
-turn, by the wall's clock and by the processor's, which other work on the machine disturbs less.
+mirror one in two; "decoded" reads and decodes such parts and does nothing with them. They take
+turns, seven of SECONDS (5) each. Then the same with images of 2000x1500 pixels, as cameras make
+them: each sixteen of the photos side by side. input.json beside this file has each turn by the
+processor's clock, which other work on the machine disturbs less than the wall's.
 """
 
 import json
 import os
-import platform
 import random
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import measure
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
 from keras_cnns import data
-from keras_cnns.data import pipeline
+from keras_cnns.data import augment, order, pipeline, windows
 from keras_cnns.data.images import decode
 
-SIZE, BATCH, TURNS = 224, 32, 5
+SIZE, BATCH, TURNS = 224, 32, 7
 POLICY = "resized_crop"
 
 
@@ -82,16 +84,39 @@ def whole(source: data.Source) -> Iterator[tuple]:
     """The pipeline of the package, but that it decodes all of each file."""
     part = pipeline.decode_part
 
-    def decoded(data: tf.Tensor, choose: Callable, *arguments: object) -> tf.Tensor:
-        image = decode(data, *arguments)
-        top, left, height, width = (tf.cast(e, tf.int32) for e in choose(tf.shape(image)[:2]))
-        return image[top : top + tf.maximum(height, 1), left : left + tf.maximum(width, 1)]
+    def decoded(
+        data: tf.Tensor, window: tf.Tensor, channels: int, orientation: tf.Tensor, **_: object
+    ) -> tf.Tensor:
+        top, left, height, width = tf.unstack(window)
+        found = decode(data, channels, orientation)
+        return found[top : top + height, left : left + width]
 
     pipeline.decode_part = decoded
     try:
         return ours(source)
     finally:
         pipeline.decode_part = part
+
+
+def alone(source: data.Source) -> Iterator[tuple]:
+    """What no pipeline saves that has the parts decoded at their own size."""
+    policy = augment.get(POLICY)
+
+    def draw(batch: dict) -> dict:
+        sides, _ = source.form(batch["image"])
+        edges = windows.window(
+            policy, windows.drawn(batch["key"]), tuple(tf.unstack(sides, 2, -1)), (SIZE, SIZE)
+        )
+        return {"path": batch["image"]["path"], "part": windows.in_pixels(edges, sides)}
+
+    def load(record: dict) -> tf.Tensor:
+        encoded = tf.io.read_file(record["path"])
+        found = tf.io.decode_and_crop_jpeg(encoded, record["part"], channels=3)
+        return found[0, 0]  # or TensorFlow would not decode it
+
+    records = order.listed(source, "train", BATCH, 0, 0).map(draw).unbatch()
+    images = records.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+    return iter(images.batch(BATCH).prefetch(tf.data.AUTOTUNE))
 
 
 def pil(source: data.Source) -> Iterator[np.ndarray]:
@@ -125,64 +150,71 @@ def pil(source: data.Source) -> Iterator[np.ndarray]:
             yield np.stack(batch)
 
 
-def rates(batches: Iterator, seconds: float) -> tuple[float, float]:
-    """Return images by second of the wall's clock, and by second of the processor's."""
+def rate(batches: Iterator, seconds: float) -> float:
+    """Return images by second of the processor."""
     for _ in range(3):
         next(batches)
     count, begun, used = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - begun < seconds:
         next(batches)
         count += BATCH
-    ended, ended_used = time.perf_counter(), time.process_time()
-    return round(count / (ended - begun), 1), round(count / (ended_used - used), 1)
+    return round(count / (time.process_time() - used), 1)
 
 
-def main(folder: str, seconds: float = 10.0) -> None:
-    """Take turns and write the record."""
-    ways = {"ours": ours, "whole": whole, "naive": naive, "pil": pil}
-    turns: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+def beside(photos: Path, seconds: float) -> dict:
+    """Take turns on the photos of a folder; return each and what they say."""
+    ways = {"ours": ours, "whole": whole, "naive": naive, "pil": pil, "decoded": alone}
+    turns: dict[str, list[float]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory() as root:
-        source = by_classes(Path(folder), Path(root))
+        source = by_classes(photos, Path(root))
         sizes = [Image.open(path).size for path in source.files["train"]]
         for _ in range(TURNS):
             for name, way in ways.items():
                 batches = way(source)
-                turns[name].append(rates(batches, seconds))
+                turns[name].append(rate(batches, seconds))
                 del batches
-                print(name, *turns[name][-1], flush=True)
-    clocks = ("by_second", "by_processor_second")
-    record = {
-        "command": "python experiments/speed/input.py FOLDER",
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, with other work on it",
-        "versions": {"tensorflow": tf.__version__, "pillow": Image.__version__},
+                print(name, turns[name][-1], flush=True)
+    return {
         "photos": len(sizes),
         "median_size": [int(side) for side in np.median(sizes, axis=0)],
-        "seconds": seconds,
-        **{
-            f"images_{clock}": {
-                name: statistics.median(turn[number] for turn in found)
-                for name, found in turns.items()
-            }
-            for number, clock in enumerate(clocks)
+        "images_by_processor_second": {
+            name: statistics.median(found) for name, found in turns.items()
         },
-        **{
-            f"ours_{clock}": {
-                f"to_{name}": round(
-                    statistics.median(
-                        mine[number] / other[number]
-                        for mine, other in zip(turns["ours"], turns[name], strict=True)
-                    ),
-                    2,
-                )
-                for name in ("whole", "naive", "pil")
-            }
-            for number, clock in enumerate(clocks)
+        "to_naive": {
+            name: measure.speedup(*([1 / r for r in rates] for rates in (turns["naive"], found)))
+            for name, found in turns.items()
+            if name != "naive"
         },
         "turns": turns,
     }
-    text = json.dumps(record, indent=1) + "\n"
-    Path(__file__).with_suffix(".json").write_text(text, encoding="utf-8")
-    print(text)
+
+
+def mosaics(photos: Path, place: Path) -> None:
+    """Write images of sixteen photos each, at about the bytes by pixel that the photos have."""
+    drawn, paths = random.Random(0), sorted(photos.iterdir())
+    for number in range(32):
+        canvas = Image.new("RGB", (2000, 1500))
+        for index in range(16):
+            with Image.open(drawn.choice(paths)) as photo:
+                tile = photo.convert("RGB").resize((500, 375))
+            canvas.paste(tile, (index % 4 * 500, index // 4 * 375))
+        canvas.save(place / f"{number:02d}.jpg", quality=90)
+
+
+def main(folder: str, seconds: float = 5.0) -> None:
+    """Take turns on the photos, and on large images of them; write the record."""
+    with tempfile.TemporaryDirectory() as place:
+        mosaics(Path(folder), Path(place))
+        record = {
+            "command": "python experiments/speed/input.py FOLDER",
+            "machine": measure.machine(),
+            "versions": measure.versions("tensorflow", "pillow"),
+            "seconds": seconds,
+            "photos": beside(Path(folder), seconds),
+            "mosaics": beside(Path(place), seconds),
+        }
+    measure.save(record, Path(__file__).with_suffix(".json"))
+    print(json.dumps({k: record[k]["to_naive"] for k in ("photos", "mosaics")}, indent=1))
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def evaluate(
 ) -> None:
     """Measure a run, or several together, on the test split.
 
-    One crop on the run's own data is kept in its metrics.json and report.html.
+    What one run gets on its own data is kept in its metrics.json and report.html.
     """
     from keras_cnns.runs import open_run
 
@@ -83,8 +83,10 @@ def evaluate(
         sources = evaluation.open_sources(members, data, data_dir=data_dir)
         if ensemble:
             found = evaluation.ensemble(members, sources, precision=precision, views=views)
-        elif data is None and views.plain:
-            found = train.summarise(members[0], "test", sources[0], precision=precision)
+        elif data is None:
+            found = train.summarise(
+                members[0], "test", sources[0], precision=precision, views=views
+            )
         else:
             found = evaluation.evaluate(members[0], sources[0], precision=precision, views=views)
     if as_json:

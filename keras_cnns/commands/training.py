@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from keras_cnns.errors import UsageError
 from keras_cnns.terminal import (
     DATA_HELP,
     as_json,
@@ -28,6 +29,7 @@ from keras_cnns.terminal import (
     default=None,
     help="Equal runs are bit-equal on one machine, somewhat slower [on a CPU].",
 )
+@click.option("--strict", is_flag=True, help="Refuse a folder in which doctor finds fault.")
 @click.option("--workers", help="host:port of each machine that trains, with commas [TF_CONFIG].")
 @click.option("--index", type=int, help="Which of the workers this machine is, from 0.")
 @settings
@@ -37,6 +39,7 @@ def train(
     data_dir: str | None,
     out: Path,
     deterministic: bool | None,
+    strict: bool,
     workers: str | None,
     index: int | None,
     settings: Any,
@@ -44,8 +47,15 @@ def train(
     """Train a network into a run folder; the same command again resumes it."""
     recipe = recipe_of(network, data, data_dir, settings)
     with working():
+        from keras_cnns.data import diagnose
         from keras_cnns.train import train
 
+        if strict and not (found := diagnose(recipe.data.name))["passed"]:
+            bad = found["images"] - found["usable"]
+            raise UsageError(
+                f"--strict: {data} has {bad:,} images that cannot be used and "
+                f"{len(found['warnings'])} warnings; keras-cnns doctor {data} names them"
+            )
         cluster = workers.split(",") if workers else ()
         run = train(recipe, out, deterministic=deterministic, workers=cluster, index=index)
     if index:
@@ -117,7 +127,7 @@ def compare(runs: tuple[Path, ...], as_json: bool) -> None:
     found = compare.compare([folders.open_run(run) for run in runs])
     if as_json:
         return print_json(found)
-    table(compare.COLUMNS, [tuple(row.values()) for row in found["runs"]])
+    table(tuple(found["runs"][0]), [tuple(row.values()) for row in found["runs"]])
     if found["differences"]:
         click.echo()
         header = ("key", *(row["run"] for row in found["runs"]))

@@ -77,8 +77,8 @@ def resized_part(image: tf.Tensor, size: tf.Tensor, start: tf.Tensor, part: tf.T
 def resized(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     """Return an image at another size, stretched where it has to be, for training.
 
-    Bilinear. To half the size that looks at every pixel; antialiasing, which takes ten times as
-    long, begins below that.
+    Bilinear, which looks at every pixel down to half the size. A side that is longer is halved
+    until it is not: antialiasing, which evaluation has, takes up to three times as long.
 
     Args:
         image: uint8 (height, width, channels).
@@ -86,11 +86,28 @@ def resized(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 
     Returns:
         float32, whole numbers from 0 to 255.
+
+    >>> image = tf.constant([[[0], [10], [20], [30], [100], [100], [100], [104]]], tf.uint8)
+    >>> resized(image, (1, 2))[..., 0].numpy().tolist()
+    [[15.0, 101.0]]
     """
-    given = tf.shape(image)[:2]
-    found = tf.cond(
-        tf.reduce_any(given > (2 * size[0], 2 * size[1])),
-        lambda: resized_part(tf.cast(image, tf.float32), size, (0, 0), size),
-        lambda: tf.round(tf.image.resize(image, size)),
-    )
-    return tf.ensure_shape(found, (*size, image.shape[-1]))
+
+    def longer(image: tf.Tensor) -> tf.Tensor:
+        return tf.shape(image)[:2] > (2 * size[0], 2 * size[1])
+
+    def halved(image: tf.Tensor) -> tf.Tensor:
+        sides = tf.shape(image)[:2]
+        return tf.image.resize(image, tf.where(longer(image), (sides + 1) // 2, sides))
+
+    def small() -> tf.Tensor:
+        shape = tf.TensorShape((None, None, image.shape[-1]))
+        (found,) = tf.while_loop(
+            lambda image: tf.reduce_any(longer(image)),
+            lambda image: (halved(image),),
+            (tf.cast(image, tf.float32),),
+            (shape,),
+        )
+        return tf.image.resize(found, size)
+
+    found = tf.cond(tf.reduce_any(longer(image)), small, lambda: tf.image.resize(image, size))
+    return tf.ensure_shape(tf.round(found), (*size, image.shape[-1]))

@@ -105,8 +105,12 @@ def open_folder(name: str, channels: int, cut: Cut) -> Source:
         import tensorflow as tf
 
         paths = tf.constant([os.fsencode(path) for path in files[split]], tf.string)
-        turned = [found[path].orientation for path in files[split]]
-        image = {"path": paths, "orientation": tf.constant(turned, tf.int32)}
+        known = [found[path] for path in files[split]]
+        image = {
+            "path": paths,
+            "orientation": tf.constant([each.orientation for each in known], tf.int32),
+            "sides": tf.constant([(each.height, each.width) for each in known], tf.int32),
+        }
         numbers = tf.constant([number for _, number in examples[split]], tf.int64)
         return {"image": image, "label": numbers, "file": paths}
 
@@ -136,6 +140,7 @@ def open_folder(name: str, channels: int, cut: Cut) -> Source:
         record_bytes=200,
         records=records,
         load=load,
+        form=lambda image: (image["sides"], image["orientation"]),
         read=read,
         columns=columns,
     )

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    Choose = Callable[[tf.Tensor], tuple[tf.Tensor, ...]]
-
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 
 
@@ -55,32 +53,53 @@ def decode(data: tf.Tensor, channels: int, orientation: tf.Tensor | int = 1) -> 
 
 
 def decode_part(
-    data: tf.Tensor, choose: Choose, channels: int, orientation: tf.Tensor | int = 1
+    data: tf.Tensor,
+    part: tf.Tensor | Callable[[tf.Tensor], tf.Tensor],
+    channels: int,
+    orientation: tf.Tensor | int = 1,
+    *,
+    enough: tuple[tf.Tensor | int, tf.Tensor | int] | None = None,
 ) -> tf.Tensor:
     """Return a part of an encoded image, without decoding more of a JPEG than that.
 
+    A JPEG consists of squares of 8 pixels that are sums of waves: it can be decoded at a half, a
+    quarter or an eighth of its size from the long waves alone, for less work.
+
     Args:
         data: the file's bytes.
-        choose: height and width as they are stored -> top, left, height and width of the part.
+        part: top, left, height and width of the part in what is stored, int32 (4,); or a function
+            that returns them of height and width.
         channels: as of `decode`.
         orientation: as of `decode`; the part is turned.
+        enough: height and width, as stored: a JPEG is decoded at the smallest size at which the
+            part has them still; None is its own.
     """
     import tensorflow as tf
 
-    def part(sides: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        top, left, height, width = (tf.cast(edge, tf.float32) for edge in choose(sides))
-        bounds = tf.cast(sides, tf.float32)
-        least, most = tf.floor((top, left)), tf.round((top + height, left + width))
-        most = tf.clip_by_value(most, least + 1.0, bounds)
-        return tuple(tf.unstack(tf.cast(tf.concat([least, most - least], 0), tf.int32)))
+    def window(sides: Callable[[], tf.Tensor]) -> tf.Tensor:
+        return tf.convert_to_tensor(part(sides()) if callable(part) else part)
 
     def jpeg() -> tf.Tensor:
-        window = part(tf.image.extract_jpeg_shape(data)[:2])
-        return tf.io.decode_and_crop_jpeg(data, tf.stack(window), **_JPEG)
+        wanted = window(lambda: tf.image.extract_jpeg_shape(data)[:2])
+        if enough is None:
+            return tf.io.decode_and_crop_jpeg(data, wanted, **_JPEG)
+        halves = sum(
+            tf.cast(tf.reduce_all(wanted[2:] >= tf.stack(enough) * ratio), tf.int32)
+            for ratio in (2, 4, 8)
+        )
+        return tf.switch_case(
+            halves,
+            [
+                lambda ratio=ratio: tf.io.decode_and_crop_jpeg(
+                    data, wanted // ratio, ratio=ratio, **_JPEG
+                )
+                for ratio in (1, 2, 4, 8)
+            ],
+        )
 
     def other() -> tf.Tensor:
         image = tf.io.decode_image(data, expand_animations=False)
-        top, left, height, width = part(tf.shape(image)[:2])
+        top, left, height, width = tf.unstack(window(lambda: tf.shape(image)[:2]))
         return image[top : top + height, left : left + width]
 
     return _finished(tf.cond(tf.io.is_jpeg(data), jpeg, other), channels, orientation)

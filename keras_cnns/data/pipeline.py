@@ -26,7 +26,7 @@ from keras_cnns.data.order import Record
 from keras_cnns.data.randaugment import randaugment as rand_augmented
 from keras_cnns.data.source import Source
 from keras_cnns.data.verdict import look
-from keras_cnns.data.windows import cut, drawn, mirrored, moved, window
+from keras_cnns.data.windows import cut, drawn, in_pixels, mirrored, moved, window
 from keras_cnns.errors import UsageError
 
 CACHE_BYTES = 2**30
@@ -246,29 +246,42 @@ def _from_storage(
     """Order what is cheap to hold, paths or encoded images, and decode behind it."""
     height, width, channels = image_shape
 
-    def part(image: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
-        data, orientation = source.load(image)
-        # The part is chosen in the image as it lies, which may have to be turned.
-        wanted = tf.where(orientation >= 5, (width, height), (height, width))
+    def wanted(orientation: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
+        # A part is chosen in the image as it lies, which may have to be turned.
+        turned = orientation >= 5
+        return tf.where(turned, width, height), tf.where(turned, height, width)
 
-        def choose(sides: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            return window(policy, numbers, tf.unstack(sides), tf.unstack(wanted))
+    def place(numbers: tf.Tensor, sides: tf.Tensor, orientation: tf.Tensor | int) -> tf.Tensor:
+        given = tuple(tf.unstack(sides, 2, -1))
+        return in_pixels(window(policy, numbers, given, wanted(orientation)), sides)
 
-        return resized(decode_part(data, choose, channels, orientation), (height, width))
+    def draw(batch: Record) -> Record:
+        # For all of a batch at once: image by image it would take as long as a third of decoding.
+        numbers = drawn(fold(batch["key"], WINDOW))
+        if source.form:
+            return {**batch, "part": place(numbers, *source.form(batch["image"]))}
+        return {**batch, "drawn": numbers}
+
+    def part(record: Record) -> tf.Tensor:
+        data, orientation = source.load(record["image"])
+
+        def placed(sides: tf.Tensor) -> tf.Tensor:
+            return place(record["drawn"], sides, orientation)
+
+        chosen, enough = record.get("part", placed), wanted(orientation)
+        found = decode_part(data, chosen, channels, orientation, enough=enough)
+        return resized(found, (height, width))
 
     def fetch(record: Record) -> Record:
         if policy.cuts:
-            found = part(record["image"], record["drawn"])
+            found = part(record)
         else:
             found = fit_image(source.read(record["image"]), image_shape)
         pixels = tf.ensure_shape(tf.cast(found, tf.uint8), image_shape)
         return {"image": pixels, "label": record["label"], "key": record["key"]}
 
-    def draw(batch: Record) -> Record:
-        # For all of a batch at once: image by image it would take as long as a third of decoding.
-        return {**batch, "drawn": drawn(fold(batch["key"], WINDOW))}
-
     ordered = order.listed if source.columns else order.streamed
-    records = ordered(source, split, batch_size, seed, first_step).map(draw).unbatch()
+    batched = ordered(source, split, batch_size, seed, first_step)
+    records = (batched.map(draw) if policy.cuts else batched).unbatch()
     read = records.map(fetch, num_parallel_calls=AUTOTUNE, deterministic=True)
     return read.batch(batch_size, drop_remainder=True)

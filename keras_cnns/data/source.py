@@ -37,6 +37,8 @@ class Source:
         load: the "image" of a record -> the encoded image and its EXIF orientation.
         read: the "image" of a record -> uint8 pixels (height, width, channels).
         columns: split -> all of its records, a tensor for each part, where they can be listed.
+        form: the "image" of many records -> height and width as stored, (n, 2), and orientations,
+            where these are known before a file is read.
         kept: what of it is in memory, for whoever asks again.
     """
 
@@ -53,6 +55,7 @@ class Source:
     load: Callable[[Any], tuple[tf.Tensor, tf.Tensor]] = field(repr=False)
     read: Callable[[Any], tf.Tensor] = field(repr=False)
     columns: Callable[[str], dict[str, Any]] | None = field(default=None, repr=False)
+    form: Callable[[Any], tuple[tf.Tensor, tf.Tensor]] | None = field(default=None, repr=False)
     kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def dataset(self, split: str) -> tf.data.Dataset:

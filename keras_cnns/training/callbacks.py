@@ -15,6 +15,7 @@ from tqdm import tqdm
 from keras_cnns import runs
 from keras_cnns.recipe import Recipe
 from keras_cnns.training import checkpoint
+from keras_cnns.training.devices import Devices
 from keras_cnns.training.state import (
     Arrays,
     Diverged,
@@ -38,7 +39,7 @@ class Keeper(keras.callbacks.Callback):
         state: where the training stands.
         kept: the arrays of the checkpoint that it goes on from.
         last: a step at which there is to be a checkpoint whatever the recipe says.
-        writes: whether this process is the one that writes.
+        devices: where it is trained; the first worker is the one that writes.
     """
 
     def __init__(
@@ -49,13 +50,12 @@ class Keeper(keras.callbacks.Callback):
         state: State,
         kept: Arrays,
         last: int,
-        *,
-        writes: bool = True,
+        devices: Devices | None = None,
     ) -> None:
         super().__init__()
         self.folder, self.wanted, self.steps, self.last = folder, recipe.train, steps, last
         self.batch_size = recipe.data.batch_size
-        self.state, self.kept, self.writes = state, kept, writes
+        self.state, self.kept, self.devices = state, kept, devices or Devices()
         self.best = {name: a for name, a in kept.items() if name.startswith("best/")}
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
@@ -80,6 +80,7 @@ class Keeper(keras.callbacks.Callback):
     def on_test_begin(self, logs: Logs = None) -> None:
         """Test the running means of the weights, where there are some."""
         self.trained = time.monotonic()
+        self.devices.share_statistics(self.model)
         swap_averages(self.model)
 
     def on_test_end(self, logs: Logs = None) -> None:
@@ -101,13 +102,13 @@ class Keeper(keras.callbacks.Callback):
             }
         )
         self.state.seconds = 0.0
-        whole = self.state.phase or self.wanted.freeze_epochs >= self.wanted.epochs
+        whole = self.state.phase or self.wanted.head_epochs >= self.wanted.epochs
         if self.wanted.patience and whole:  # else the head alone would end it
             self._wait(found["val_accuracy"], self.wanted.patience)
         due = (epoch + 1) % self.wanted.checkpoint_epochs == 0
         if due or self.state.step == self.last or self.state.stopped:
             self.save()
-            if self.writes:
+            if self.devices.first:
                 write_history(self.folder, self.state)
 
     def _wait(self, accuracy: float, patience: int) -> None:
@@ -125,7 +126,7 @@ class Keeper(keras.callbacks.Callback):
         found = arrays(self.model)
         if not all(np.isfinite(a).all() for a in found.values()):
             raise Diverged("a weight is not finite")
-        if not self.writes:
+        if not self.devices.first:
             return
         checkpoint.write(self.folder, self.state.step, found | self.best, asdict(self.state))
 

@@ -1,9 +1,11 @@
 """What is decided by the machine that trains: the precision, and whether runs are bit-equal."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from keras_cnns.errors import UsageError
 from keras_cnns.recipe import Train
@@ -11,6 +13,7 @@ from keras_cnns.recipe import Train
 # What Linux calls the instructions that multiply bfloat16 numbers.
 BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
 CPUINFO = Path("/proc/cpuinfo")
+JAX_FLAG = "--xla_gpu_deterministic_ops=true"
 
 
 def settle(train: Train, begun: Train | None = None) -> Train:
@@ -51,9 +54,16 @@ def determinism(wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
+    import keras
     import tensorflow as tf
     from tensorflow.python.framework import config
 
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    if keras.backend.backend() == "jax" and _gpus() and JAX_FLAG not in flags:
+        raise UsageError(
+            f"train.deterministic: on GPUs JAX needs XLA_FLAGS={JAX_FLAG}; set it, or give "
+            "--no-deterministic"
+        )
     before = config.is_op_determinism_enabled()
     tf.config.experimental.enable_op_determinism()
     try:
@@ -63,14 +73,26 @@ def determinism(wanted: bool) -> Iterator[None]:
             config.disable_op_determinism()
 
 
-def _gpus() -> list[object]:
+def _gpus() -> list[Any]:
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return [device for device in jax.devices() if device.platform != "cpu"]
     import tensorflow as tf
 
     return tf.config.list_physical_devices("GPU")
 
 
 def _pays() -> bool:
-    """Return whether TensorFlow would use instructions for bfloat16 here."""
+    """Return whether the backend would use instructions for bfloat16 here."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        # XLA's code for a processor gained nothing by it, where TensorFlow's did (AVX512_BF16).
+        found = [getattr(gpu, "compute_capability", "").partition(".")[0] for gpu in _gpus()]
+        return bool(found) and all(major.isdecimal() and int(major) >= 8 for major in found)
     import tensorflow as tf
 
     details = tf.config.experimental.get_device_details

@@ -51,7 +51,7 @@ def resolve(recipe: Recipe, source: data.Source) -> Recipe:
         augment = "shift" if source.channels == 1 else "crop" if size <= 64 else "photo"
     name = str(Path(source.name).resolve()) if any(source.files.values()) else source.name
     wanted = replace(recipe.data, name=name, size=size, channels=source.channels, augment=augment)
-    resolved = replace(recipe, model=model, data=wanted)
+    resolved = replace(recipe, model=model, data=wanted, train=transfer.rhythm(recipe))
     transfer.frozen(resolved, phase=1)  # refuses a stage that the network does not have
     return resolved
 
@@ -117,7 +117,7 @@ def compiled(
         wanted,
         steps_per_epoch,
         scale=scale,
-        first=phase * wanted.freeze_epochs * steps_per_epoch,
+        first=phase * wanted.head_epochs * steps_per_epoch,
         factors=transfer.factors(recipe, trainer),
     )
     if precision == "mixed_float16":  # Keras sees the model's policy, which is float32

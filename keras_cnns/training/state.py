@@ -30,6 +30,7 @@ class State:
     best: float | None = None  # validation accuracy
     waited: int = 0  # epochs since then
     stopped: bool = False  # early
+    backend: str = "tensorflow"  # of Keras
 
 
 class Diverged(Exception):

@@ -7,10 +7,22 @@ from typing import TYPE_CHECKING
 
 from keras_cnns import builder, spec as specs, weights, zoo
 from keras_cnns.errors import UsageError, suggest
-from keras_cnns.recipe import Model, Recipe
+from keras_cnns.recipe import Model, Recipe, Train
 
 if TYPE_CHECKING:
     import keras
+
+
+def rhythm(recipe: Recipe) -> Train:
+    """Return the section with when and how fast the layers learn that start from other weights."""
+    wanted = recipe.train
+    moved = recipe.model.weights is not None and not recipe.model.matching
+    freeze, rate = wanted.freeze_epochs, wanted.backbone_rate
+    if freeze is None:
+        freeze = wanted.epochs // 4 if moved else 0
+    if rate is None:
+        rate = 0.3 if moved else 1.0
+    return replace(wanted, freeze_epochs=freeze, backbone_rate=rate)
 
 
 def settle(model: Model, input_shape: tuple[int, int, int]) -> Model:
@@ -131,7 +143,7 @@ def factors(recipe: Recipe, network: "keras.Model") -> Sequence[float] | None:
     """Return what the learning rate is multiplied by for each variable that learns, if it is."""
     rate = recipe.train.backbone_rate
     slow = set(backbone_of(recipe))
-    if rate == 1 or not slow:
+    if rate is None or rate == 1 or not slow:
         return None
     return [
         rate if layer.name in slow else 1.0

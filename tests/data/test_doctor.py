@@ -139,9 +139,9 @@ def test_orientation_is_pils(turned, kind, orientation):
     assert np.array_equal(data.read_whole(path, 3), expected)
     assert verdict.look(path).size == expected.shape[:2]
     bytes_ = tf.constant(path.read_bytes())
-    whole = images.decode_part(bytes_, lambda sides: (0, 0, sides[0], sides[1]), 3, orientation)
+    whole = images.decode_part(bytes_, lambda sides: tf.concat([(0, 0), sides], 0), 3, orientation)
     assert np.array_equal(whole, expected)
-    part = images.decode_part(bytes_, lambda _: (4, 10, 20, 25), 3, orientation)
+    part = images.decode_part(bytes_, (4, 10, 20, 25), 3, orientation)
     stored = Image.open(path).crop((10, 4, 35, 24))
     stored.getexif()[0x0112] = orientation
     transposed = np.asarray(ImageOps.exif_transpose(stored))
@@ -329,6 +329,15 @@ def test_exit_codes(folder):
     assert command("digits").exit_code == 2
     assert "is not a folder" in command("digits").output
     assert command(folder / "nothing").exit_code == 2
+
+
+def test_a_strict_training_does_not_begin(folder, tmp_path):
+    (folder / "cat" / "00.png").write_text("?")
+    words = ["train", "lenet5", "--data", folder, "--out", tmp_path / "run", "--strict"]
+    result = CliRunner().invoke(cli.main, [*map(str, words)])
+    assert result.exit_code == 2
+    assert "1 images that cannot be used and 0 warnings; keras-cnns doctor" in result.output
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_the_command_prints(folder):

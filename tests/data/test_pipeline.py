@@ -1,6 +1,9 @@
 """Batches: the same for the same seed, whole, in order where they should be, and PIL's pixels."""
 
+import io
+import math
 import os
+from dataclasses import replace
 from itertools import chain
 
 import keras
@@ -10,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_cnns import data
-from keras_cnns.data import pipeline
+from keras_cnns.data import fit, images, pipeline
 from keras_cnns.errors import UsageError
 
 SHAPE = (12, 12, 1)
@@ -153,6 +156,52 @@ def test_nor_does_the_part_that_is_cut_out_of_a_file(tmp_path):
     one = train(source, (32, 32, 3), batch_size=2, augment="inception")
     four = train(source, (32, 32, 3), batch_size=8, augment="inception")
     assert same(epoch(one.with_options(single), steps=4), epoch(four, steps=1))
+
+
+def photo(height, width):
+    """Waves and a little noise: JPEG's own kind of image."""
+    y, x = np.mgrid[:height, :width]
+    waves = np.stack([np.sin(x / 9), np.sin(y / 7), np.sin((x + y) / 11)], -1)
+    noise = np.random.default_rng(0).normal(0, 4, (height, width, 3))
+    return Image.fromarray(np.clip(128 + 90 * waves + noise, 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("augment", ["inception", "alexnet", "vgg"])
+def test_the_part_is_the_same_whether_sizes_are_known_before_files_are_read(tmp_path, augment):
+    for number in range(8):
+        path = tmp_path / "ab"[number % 2] / f"{number}.{'jpg' if number < 6 else 'png'}"
+        path.parent.mkdir(exist_ok=True)
+        photo(60 + 40 * number, 300 - 30 * number).save(path)
+    source = data.open_source(str(tmp_path), validation=0, test=0)
+    known, unknown = (
+        train(each, (32, 32, 3), augment=augment) for each in (source, replace(source, form=None))
+    )
+    assert same(epoch(known, steps=1), epoch(unknown, steps=1))
+
+
+@pytest.mark.parametrize(
+    ("enough", "ratio"),
+    [((129, 1), 1), ((1, 161), 1), ((128, 160), 2), ((65, 1), 2), ((64, 80), 4), ((1, 1), 8)],
+)
+def test_no_more_of_a_large_jpeg_is_decoded_than_is_needed(enough, ratio):
+    """libjpeg's decoding at a part of the size, by PIL, which has `draft` for it."""
+    file = io.BytesIO()
+    photo(300, 400).save(file, "jpeg", quality=95, subsampling=0)
+    top, left, height, width = 16, 32, 256, 320
+    window = tf.constant((top, left, height, width))
+    found = images.decode_part(tf.constant(file.getvalue()), window, 3, enough=enough).numpy()
+    with Image.open(file) as small:
+        small.draft("RGB", (400 // ratio, 300 // ratio))
+        expected = np.asarray(small)
+    assert expected.shape[:2] == (math.ceil(300 / ratio), math.ceil(400 / ratio))
+    rows, columns = top // ratio, left // ratio
+    expected = expected[rows : rows + height // ratio, columns : columns + width // ratio]
+    assert np.array_equal(found, expected)
+    # It is what a careful resize would give, but for how sharp it is.
+    with Image.open(file) as whole:
+        part = whole.crop((left, top, left + width, top + height))
+        small = part.resize((found.shape[1], found.shape[0]), Image.Resampling.BOX)
+    assert np.abs(found - np.asarray(small, int)).mean() < 2
 
 
 def test_labels_in_parts_where_images_are_mixed(folder):
@@ -299,6 +348,19 @@ def test_photos(photos):
         difference = np.abs(data.read_image(path, (224, 224, 3)) - expected)
         assert difference.mean() < 0.5
         assert difference.max() <= 2
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 48), (61, 47), (16, 120), (8, 10)])
+def test_a_training_looks_at_every_pixel(height, width):
+    """What is made smaller is the mean of what was there, wherever a bright pixel stands."""
+    image = photo(height, width)
+    found = fit.resized(tf.constant(np.asarray(image)), (8, 6)).numpy()
+    careful = np.asarray(image.resize((6, 8), Image.Resampling.BOX), float)
+    assert found.shape == (8, 6, 3)
+    assert np.abs(found - careful).mean() < 6
+    if (height, width) == (64, 48):  # powers of two: means of squares
+        squares = np.asarray(image, float).reshape(8, 8, 6, 8, 3).mean((1, 3))
+        assert np.abs(found - squares).max() <= 0.5 + 1e-3
 
 
 def test_a_long_narrow_image_does_not_swell():
