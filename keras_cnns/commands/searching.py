@@ -81,6 +81,12 @@ def _environment() -> tuple[str | None, str | None, str | None]:
 )
 @click.option("--finalists", default=1, show_default=True, help="How many of the best to repeat.")
 @click.option(
+    "--jobs",
+    default=1,
+    show_default=True,
+    help="Trials at a time on this machine, each on its share of the cores.",
+)
+@click.option(
     "--chief", metavar="HOST:PORT", help="Hand out the trials to workers [train them here]."
 )
 @click.option("--worker", metavar="HOST:PORT", help="Train what the chief there hands out.")
