@@ -141,6 +141,7 @@ def tune(
         for t in found["trials"]
     ]
     table(("trial", "accuracy", "MACs", "params", "status", "why"), rows)
+    click.echo(f"\n{found['rejected']} proposals were turned down before a model was built")
     if found["repeats"]:
         _repeats(found)
     click.echo(
