@@ -129,7 +129,8 @@ def main():
     market = _market(paper)
     row = spaces.make({"4a": paper["4a"]}, "ratios")
     bayesian = partial(theirs.BayesianOptimizationOracle, num_initial_points=5)
-    rows = [_row(name, market.space, _ours(name, market)) for name in (*oracles.ORACLES, "bayesian")]
+    ours = (*oracles.ORACLES, "bayesian")
+    rows = [_row(name, market.space, _ours(name, market)) for name in ours]
     for name, make in (
         ("KerasTuner random", theirs.RandomSearchOracle),
         ("KerasTuner Bayesian", bayesian),
