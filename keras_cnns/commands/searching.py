@@ -123,6 +123,8 @@ def tune(
     name = None
     if not (chief or worker):
         chief, worker, name = _environment()
+    if (chief or worker) and options["jobs"] != 1:
+        raise UsageError("received --jobs beside --chief or --worker; start more workers instead")
     recipe = recipe_of(network, data, data_dir, settings)
     with working():
         from keras_cnns import tune as search
