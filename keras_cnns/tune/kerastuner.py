@@ -21,6 +21,7 @@ from keras_cnns.tune.steps import Step, Wait
 NAMES = ("kerastuner", "bayesian", "hyperband")
 OBJECTIVE = "score"
 POOL = 256  # points that the Bayesian oracle chooses from
+NOISE = 0.25  # of the variance of the scores, by the seed of a training
 PARENTS = 5  # of the best trials, whose mutants are half of them
 
 Trial = Mapping[str, Any]
@@ -61,8 +62,11 @@ def next_step(
     hyperparameters = keras_tuner.HyperParameters()
     for dimension, choices in space.choices.items():
         hyperparameters.Choice(dimension, list(choices), default=1.0, ordered=True)
-    # KerasTuner's own default, three random trials for each dimension, is for few dimensions.
-    bayesian = partial(oracles.BayesianOptimizationOracle, num_initial_points=max(3, planned // 4))
+    # KerasTuner's own defaults are three random trials for each dimension, which is for few of
+    # them, and next to no noise, which makes a process that expects nothing but what it has seen.
+    bayesian = partial(
+        oracles.BayesianOptimizationOracle, num_initial_points=max(3, planned // 4), alpha=NOISE
+    )
     hyperband = partial(oracles.HyperbandOracle, max_epochs=epochs, hyperband_iterations=None)
     make = dict(zip(NAMES, (oracles.RandomSearchOracle, bayesian, hyperband), strict=True))[name]
     oracle = make(
@@ -74,7 +78,8 @@ def next_step(
     )
     known = set(keras_tuner.Oracle.get_state(oracle))
     _remember(oracle, trials, hyperparameters)
-    if name == "bayesian" and len(finished(trials)) >= oracle.num_initial_points:
+    told = [trial for trial in oracle.trials.values() if trial.status == "COMPLETED"]
+    if name == "bayesian" and len(told) >= oracle.num_initial_points:
         chosen = _promising(oracle, market, trials, seen, anchor, draw)
         return Step(*chosen) if chosen else None
     rejected = 0

@@ -180,21 +180,22 @@ def test_kerastuners_oracles_repeat_nothing_and_keep_the_budget(name):
 
 
 def test_bayesian_takes_those_at_work_for_average():
-    shop = driver.market(max_macs=416_520)
-    proposed = []
-    first = list(islice(random_points(shop.space, Random(1)), 5))
-    for last in ({"status": "running", "score": None}, {"status": "completed", "score": 0.25}):
+    shop, proposed = driver.market(max_macs=416_520), []
+    first = list(islice(random_points(shop.space, Random(1)), 13))
+    scores = [i / 10 for i in range(12)]
+    for last in ({"status": "running", "score": None}, {"status": "completed", "score": 0.55}):
         trials = [
             {"values": values, "status": "completed", "score": score}
-            for values, score in zip(first[:4], (0.1, 0.2, 0.3, 0.4), strict=True)
+            for values, score in zip(first, scores, strict=False)
         ]
         step = kerastuner.next_step(
-            "bayesian", shop, [*trials, {"values": first[4], **last}], planned=12, epochs=9,
+            "bayesian", shop, [*trials, {"values": first[12], **last}], planned=52, epochs=9,
             seen=set(map(shop.key, first)), anchor=shop.space.default, first=[], seed=0,
             draw=Random(0),
         )  # fmt: skip
-        proposed.append(step.values)
+        proposed.append(step)
     assert proposed[0] == proposed[1]
+    assert proposed[0].rejected > 100  # of the pool: the oracle chose, with 13 trials to know
 
 
 def test_bayesian_chooses_what_is_promising_within_the_budget():
