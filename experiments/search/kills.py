@@ -19,8 +19,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from keras_cnns import recipe as recipes, tune, zoo
+from keras_cnns import recipe as recipes, zoo
+from keras_cnns.cost import cost
+from keras_cnns.tune import spaces
+from keras_cnns.tune.book import Book
+from keras_cnns.tune.budget import Budget, Market, Price
+from keras_cnns.tune.engine import Plan, Search
 
+CLASSES = 10
 NET = ("inception_v1", "--data", "digits", "--set", "train.epochs=1")
 SHAPE = '[data]\nsize = 32\nchannels = 1\n[model]\nname = "inception_v1"\n'
 
@@ -29,14 +35,14 @@ def _command(*words):
     return [sys.executable, "-m", "keras_cnns", *map(str, words)]
 
 
-def cost_of_the_paper(folder, classes=10):
+def cost_of_the_paper(folder):
     """Return what `show --json` says of the paper's split at 32x32x1, for the digits' classes."""
     recipe = folder / "paper.toml"
     recipe.write_text(SHAPE)
     shown = json.loads(subprocess.check_output(_command("show", recipe, "--json")))
     head = next(layer for layer in shown["layers"] if layer["name"] == "logits")
     # A recipe knows no classes: the 1,000 of the paper are those of the last layer alone.
-    return shown["macs"] - head["macs"] * (1000 - classes) // 1000
+    return shown["macs"] - head["macs"] * (1000 - CLASSES) // 1000
 
 
 def _records(out):
@@ -88,14 +94,23 @@ def together(words, out, log, trials, draw):
     return stops
 
 
-def proposed(out, folder, trials):
+def proposed(out, folder, budget, trials):
     """Return the points of a search that nobody disturbs; random ones do not heed the scores."""
-    recipe, search = recipes.loads((out / "recipe.toml").read_text()), tune.read(out)
-    limits = tune.Budget(search["max_macs"])
-    searched = tune.spaces.make(zoo.spec_of(recipe.model.name, recipe.model.spec))
-    market = tune.Market(searched, tune._pricing(recipe, 10, limits), limits)
-    plan = tune.Plan(recipe, market, market.anchor(), trials=trials)
-    undisturbed = tune.Search(plan, tune.Book(folder))
+    recipe = recipes.load(out / "recipe.toml")
+
+    def price(spec):
+        found = cost(
+            recipe.model.name,
+            input_shape=recipe.data.image_shape,
+            num_classes=CLASSES,
+            spec=spec,
+        )
+        return Price(found.params, found.macs)
+
+    space = spaces.make(zoo.spec_of(recipe.model.name, recipe.model.spec))
+    market = Market(space, price, Budget(max_macs=budget))
+    plan = Plan(recipe, market, market.anchor(), trials=trials)
+    undisturbed = Search(plan, Book(folder))
     while order := undisturbed.take("nobody"):
         undisturbed.finish(order["id"], {"score": 0.5})
     return [trial["values"] for trial in undisturbed.book.trials()]
@@ -117,7 +132,7 @@ def _main():
         run = together if options.machines else alone
         stops = run(words, out, log, options.trials, draw)
         found = json.loads((out / "trials.json").read_text())
-        expected = proposed(out, folder / "undisturbed", options.trials)
+        expected = proposed(out, folder / "undisturbed", budget, options.trials)
     trials = found["trials"]
     told = {
         "mode": "a chief and two workers" if options.machines else "one machine",

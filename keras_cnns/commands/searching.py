@@ -81,6 +81,12 @@ def _environment() -> tuple[str | None, str | None, str | None]:
 )
 @click.option("--finalists", default=1, show_default=True, help="How many of the best to repeat.")
 @click.option(
+    "--jobs",
+    default=1,
+    show_default=True,
+    help="Trials at a time on this machine, each on its share of the cores.",
+)
+@click.option(
     "--chief", metavar="HOST:PORT", help="Hand out the trials to workers [train them here]."
 )
 @click.option("--worker", metavar="HOST:PORT", help="Train what the chief there hands out.")
@@ -117,6 +123,8 @@ def tune(
     name = None
     if not (chief or worker):
         chief, worker, name = _environment()
+    if (chief or worker) and options["jobs"] != 1:
+        raise UsageError("received --jobs beside --chief or --worker; start more workers instead")
     recipe = recipe_of(network, data, data_dir, settings)
     with working():
         from keras_cnns import tune as search
@@ -135,6 +143,7 @@ def tune(
         for t in found["trials"]
     ]
     table(("trial", "accuracy", "MACs", "params", "status", "why"), rows)
+    click.echo(f"\n{found['rejected']} proposals were turned down before a model was built")
     if found["repeats"]:
         _repeats(found)
     click.echo(

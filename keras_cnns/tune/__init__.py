@@ -2,8 +2,8 @@
 
 The oracle says what to try (`oracles`, `kerastuner`), the sampler sees to it that it is new and
 within the budget (`sampler`, `budget`), the engine keeps the books and hands out the work
-(`engine`, `book`), a process trains each trial (`trainer`, `trial`), here or on other machines
-(`machines`, `wire`).
+(`engine`, `book`), a process trains each trial (`trainer`, `trial`), on this machine (`here`) or
+on others (`machines`, `wire`).
 """
 
 import json
@@ -18,16 +18,16 @@ from keras_cnns.cost import cost
 from keras_cnns.errors import UsageError, suggest
 from keras_cnns.recipe import Recipe, Train
 from keras_cnns.training import machine
-from keras_cnns.tune import answer, kerastuner, machines, pictures, spaces
+from keras_cnns.tune import answer, here, kerastuner, machines, pictures, spaces
 from keras_cnns.tune.book import Book
 from keras_cnns.tune.budget import Budget, Market, Price
 from keras_cnns.tune.engine import Plan, Search
 from keras_cnns.tune.latency import FORMATS as LATENCY_OF
 from keras_cnns.tune.oracles import ORACLES
-from keras_cnns.tune.trainer import Trainer, job
+from keras_cnns.tune.trainer import Trainer
 from keras_cnns.tune.wire import address
 
-__all__ = ["LATENCY_OF", "ORACLE_NAMES", "SPACES", "read", "tune", "work"]
+__all__ = ["LATENCY_OF", "ORACLE_NAMES", "SPACES", "tune", "work"]
 
 ORACLE_NAMES = (*ORACLES, *kerastuner.NAMES)
 SPACES = spaces.KINDS
@@ -42,7 +42,7 @@ def tune(
     space: str | None = None,
     free_totals: bool = False,
     tied: Sequence[str] = (),
-    oracle: str | Callable[..., Any] = "random",
+    oracle: str = "random",
     max_macs: int | None = None,
     min_macs: int | None = None,
     max_params: int | None = None,
@@ -51,6 +51,7 @@ def tune(
     latency_of: str = "tflite",
     repeat: int = 0,
     finalists: int = 1,
+    jobs: int = 1,
     chief: str | None = None,
     patience: float = PATIENCE,
 ) -> dict[str, Any]:
@@ -66,9 +67,7 @@ def tune(
         space: one of `SPACES`; None is "ratios", or "rows" for a network without branches.
         free_totals: of "ratios": the width of each row is searched as well.
         tied: prefixes of names of dimensions that share their value, as "4".
-        oracle: one of `ORACLE_NAMES`, or what makes a `keras_tuner.Oracle`: it is called with
-            `objective`, `hyperparameters`, `seed` and the like by name, as are those of
-            `keras_tuner.oracles`.
+        oracle: one of `ORACLE_NAMES`.
         max_macs: multiply-adds that no trial exceeds.
         min_macs: multiply-adds that each trial has at least, so that splits are compared, not
             sizes.
@@ -80,6 +79,7 @@ def tune(
         repeat: how often the best and the network as it stands are trained anew, each time with
             another seed, to be compared on the test split.
         finalists: how many of the best.
+        jobs: trials at a time on this machine, each on its share of the processor cores.
         chief: HOST:PORT to listen on: nothing is trained here, but by workers; see `work`.
         patience: seconds without a worker after which a chief gives up.
 
@@ -100,10 +100,13 @@ def tune(
     if latency_of not in LATENCY_OF:
         raise UsageError(f'received "{latency_of}"; latency is that of {" or ".join(LATENCY_OF)}')
     spaces.check(space)
-    if isinstance(oracle, str) and oracle not in ORACLE_NAMES:
-        near = suggest(oracle, ORACLE_NAMES)
+    if oracle not in ORACLE_NAMES:
+        near = suggest(str(oracle), ORACLE_NAMES)
         raise UsageError(f'unknown oracle "{oracle}"; allowed are {", ".join(ORACLE_NAMES)}{near}')
     out, place = Path(out), address(chief) if chief else None
+    if place and jobs != 1:
+        raise UsageError(f"received {jobs} jobs for a chief, which trains nothing; start workers")
+    here.shares(jobs)
     start = _start(recipe)
     runs.check_folder(out, "search.json", "search")
     recipe, source = _resolved(recipe)
@@ -119,7 +122,7 @@ def tune(
         "space": searched.kind,
         "free_totals": free_totals,
         "tied": list(tied),
-        "oracle": oracle if isinstance(oracle, str) else _name(oracle),
+        "oracle": oracle,
         **budget._asdict(),
         "max_latency_ms": max_latency_ms,
         "latency_of": latency_of,
@@ -150,8 +153,7 @@ def tune(
         if place:
             machines.direct(search, place, out, _about(recipe, source), patience)
         else:
-            with Trainer() as trainer:
-                train_here(search, settled, out, trainer)
+            here.train(search, settled, out, jobs)
         found = {**write(), "importance": answer.importance(book.trials())}
         runs.write_text(out / "trials.json", json.dumps(found, indent=1) + "\n")
     if len(found["trials"]) < trials:
@@ -194,18 +196,6 @@ def work(
         return machines.serve(recipe, place, out, about, patience, trainer, name)
 
 
-def read(out: str | Path) -> dict[str, Any]:
-    """Return what a search folder has found so far.
-
-    Raises:
-        UsageError: where the folder holds no search.
-    """
-    place = Path(out) / "trials.json"
-    if not place.is_file():
-        raise UsageError(f"{out} holds no trials; give a folder that keras-cnns tune wrote")
-    return json.loads(place.read_text(encoding="utf-8"))
-
-
 def _resolved(recipe: Recipe) -> tuple[Recipe, data.Source]:
     if recipe.train.patience is not None:
         raise UsageError("train.patience: all trials of a search are trained for train.epochs")
@@ -224,10 +214,6 @@ def _start(recipe: Recipe) -> str:
     if specs.filters(zoo.spec_of(name, recipe.model.spec)) != specs.filters(zoo.spec_of(name)):
         return "the network as given"
     return "the paper's split" + (f", at {width:g} of its width" if width != 1 else "")
-
-
-def _name(oracle: Any) -> str:
-    return str(getattr(getattr(oracle, "func", oracle), "__name__", type(oracle).__name__))
 
 
 def _pricing(recipe: Recipe, classes: int, budget: Budget) -> Callable[[Any], Price | None]:
@@ -280,13 +266,6 @@ def _open_folder(out: Path, recipe: Recipe, settings: Mapping[str, Any]) -> Reci
     runs.write_text(out / "recipe.toml", recipes.to_toml(recipe))
     runs.write_text(place, json.dumps(kept, indent=1) + "\n")
     return recipe
-
-
-def train_here(search: Search, recipe: Recipe, out: Path, trainer: Trainer) -> None:
-    """Train all trials of a search on this machine, one after another."""
-    while isinstance(order := search.take("here"), dict):
-        outcome = trainer.run(job(order, recipe, out), more=search.more(order["id"]))
-        search.finish(order["id"], outcome or {})
 
 
 def _found(plan: Plan, book: Book, start: str) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 """The images of a search, read and fitted once for all its trials."""
 
+import fcntl
 import json
 import math
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,18 +24,20 @@ PLAIN = ("name", "labels", "channels", "ignored", "size")
 def source_of(recipe: Recipe, folder: Path) -> Source:
     """Return a recipe's images, fitted to its size, from a folder where they are kept as arrays.
 
-    What is not there yet is put there, a split only once it is asked for; several processes may
-    do so at once. Where images do not come out the same so, as for an augmentation that cuts its
-    part out of the original, the source is the original.
+    What is not there yet is put there, a split only once it is asked for, by one process while
+    others that want it wait; what a killed one left of it is deleted. Where images do not come out
+    the same so, as for an augmentation that cuts its part out of the original, the source is the
+    original.
 
     Args:
         recipe: a resolved one.
         folder: which need not exist.
     """
     about = folder / "source.json"
-    if not about.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        runs.write_text(about, json.dumps(_described(runs.open_data(recipe))) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        if not about.is_file():
+            runs.write_text(about, json.dumps(_described(runs.open_data(recipe))) + "\n")
     described = json.loads(about.read_text(encoding="utf-8"))
     described["labels"] = tuple(described["labels"])
     if not _alike(recipe, described):
@@ -78,8 +83,9 @@ def _alike(recipe: Recipe, described: dict[str, Any]) -> bool:
 
 def _arrays(recipe: Recipe, folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Return a split's images, uint8 (n, height, width, channels), and labels."""
-    if not (folder / split).is_dir():
-        _keep(runs.open_data(recipe), split, recipe, folder)
+    with _alone(folder):
+        if not (folder / split).is_dir():
+            _keep(runs.open_data(recipe), split, recipe, folder)
     images, labels = (
         np.load(folder / split / f"{name}.npy", mmap_mode="r") for name in ("images", "labels")
     )
@@ -90,21 +96,29 @@ def _keep(source: Source, split: str, recipe: Recipe, folder: Path) -> None:
     """Write a split, whole or not at all."""
     size, shape = source.require(split), recipe.data.image_shape
     batches = data.examples(source, split, image_shape=shape, batch_size=BATCH)
-    with TemporaryDirectory(dir=folder) as scratch:
-        place = Path(scratch) / split
-        place.mkdir()
-        images = np.lib.format.open_memmap(
-            place / "images.npy", mode="w+", dtype=np.uint8, shape=(size, *shape)
-        )
-        labels, start = np.empty(size, np.int64), 0
-        for batch in batches.as_numpy_iterator():
-            end = start + len(batch["label"])
-            images[start:end], labels[start:end] = batch["image"], batch["label"]
-            start = end
-        images.flush()
-        np.save(place / "labels.npy", labels)
-        try:
-            os.rename(place, folder / split)
-        except OSError:
-            if not (folder / split).is_dir():  # else another process was first
-                raise
+    place = folder / f".{split}"
+    place.mkdir()
+    images = np.lib.format.open_memmap(
+        place / "images.npy", mode="w+", dtype=np.uint8, shape=(size, *shape)
+    )
+    labels, start = np.empty(size, np.int64), 0
+    for batch in batches.as_numpy_iterator():
+        end = start + len(batch["label"])
+        images[start:end], labels[start:end] = batch["image"], batch["label"]
+        start = end
+    images.flush()
+    np.save(place / "labels.npy", labels)
+    os.rename(place, folder / split)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process writes images here; delete what a killed one has left."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # let go of with the handle, however the process ends
+        for left in folder.glob(".*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        yield
+    finally:
+        os.close(handle)

@@ -30,15 +30,15 @@ Order = dict[str, Any]
 class Plan(NamedTuple):
     """What a search is to do.
 
-    `recipe` is resolved, `anchor` a point within the market's budget, `oracle` a name or what
-    makes an oracle of KerasTuner's; `trials` are to be trained in all, the best `finalists` and the
-    network as it stands `repeat` times more.
+    `recipe` is resolved, `anchor` a point within the market's budget, `oracle` one of ours or of
+    `kerastuner.NAMES`; `trials` are to be trained in all, the best `finalists` and the network as
+    it stands `repeat` times more.
     """
 
     recipe: Recipe
     market: Market
     anchor: Mapping[str, float]
-    oracle: str | Callable[..., Any] = "random"
+    oracle: str = "random"
     trials: int = 1
     repeat: int = 0
     finalists: int = 1
@@ -79,7 +79,6 @@ class Search:
         self._lock = threading.RLock()
         self._leases: dict[str, Lease] = {}
         self._seen: list[str] = []  # keys of the trials, in their order
-        self._make: Any = plan.oracle if callable(plan.oracle) else None
         if away:
             until = time.monotonic() + lease
             self._leases = {record["id"]: Lease("", until) for record in self._running()}
@@ -202,15 +201,13 @@ class Search:
         default = market.space.default
         first = [] if trials or not market.fits(default) else [default]
         step: Step | Wait | None
-        if self._make or self.plan.oracle in kerastuner.NAMES:
-            if self._make is None:
-                epochs = self.plan.recipe.train.epochs
-                name = str(self.plan.oracle)
-                self._make = kerastuner.maker(name, trials=self.plan.trials, epochs=epochs)
+        if self.plan.oracle in kerastuner.NAMES:
             step = kerastuner.next_step(
-                self._make,
+                self.plan.oracle,
                 market,
                 trials,
+                planned=self.plan.trials,
+                epochs=self.plan.recipe.train.epochs,
                 seen=seen,
                 anchor=self.plan.anchor,
                 first=first,
@@ -218,7 +215,7 @@ class Search:
                 draw=draw,
             )
         else:
-            oracle = ORACLES[str(self.plan.oracle)]
+            oracle = ORACLES[self.plan.oracle]
             candidates = chain(first, oracle(market.space, trials, draw))
             found = propose(candidates, market, seen, self.plan.anchor, draw) or propose(
                 random_points(market.space, draw), market, seen, self.plan.anchor, draw

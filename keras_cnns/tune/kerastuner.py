@@ -5,7 +5,7 @@ anew from the trials so far, and what it needs to remember besides is kept with 
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from random import Random
@@ -14,35 +14,26 @@ from typing import Any
 
 from keras_cnns.quiet import start_keras
 from keras_cnns.tune.budget import Market
-from keras_cnns.tune.sampler import propose, random_points
+from keras_cnns.tune.oracles import mutated
+from keras_cnns.tune.sampler import Proposal, finished, propose, random_points
 from keras_cnns.tune.steps import Step, Wait
 
 NAMES = ("kerastuner", "bayesian", "hyperband")
 OBJECTIVE = "score"
+POOL = 256  # points that the Bayesian oracle chooses from
+NOISE = 0.25  # of the variance of the scores, by the seed of a training
+PARENTS = 5  # of the best trials, whose mutants are half of them
 
-Make = Callable[..., Any]
 Trial = Mapping[str, Any]
 
 
-def maker(name: str, *, trials: int, epochs: int) -> Make:
-    """Return what makes an oracle of KerasTuner's: random search, Bayesian or Hyperband."""
-    start_keras()
-    from keras_tuner import oracles
-
-    if name == "bayesian":
-        # KerasTuner's own default, three random trials for each dimension, is for few dimensions.
-        initial = max(3, trials // 4)
-        return partial(oracles.BayesianOptimizationOracle, num_initial_points=initial)
-    if name == "hyperband":
-        return partial(oracles.HyperbandOracle, max_epochs=epochs, hyperband_iterations=None)
-    return oracles.RandomSearchOracle
-
-
 def next_step(
-    make: Make,
+    name: str,
     market: Market,
     trials: Sequence[Trial],
     *,
+    planned: int,
+    epochs: int,
     seen: set[str],
     anchor: Mapping[str, float],
     first: Sequence[Mapping[str, float]],
@@ -52,9 +43,11 @@ def next_step(
     """Return what an oracle of KerasTuner's tries next, WAIT for a trial to end, or None.
 
     Args:
-        make: takes `objective`, `hyperparameters` and others by name, and returns an oracle.
+        name: one of `NAMES`: random search, Bayesian or Hyperband.
         market: the space, its prices and budget.
         trials: so far, in order.
+        planned: trials in all.
+        epochs: of a trial that is trained to its end.
         seen: keys of the points tried.
         anchor: a point within the budget.
         first: points to try before any other.
@@ -63,11 +56,19 @@ def next_step(
     """
     start_keras()
     import keras_tuner
+    from keras_tuner import oracles
 
     space = market.space
     hyperparameters = keras_tuner.HyperParameters()
-    for name, choices in space.choices.items():
-        hyperparameters.Choice(name, list(choices), default=1.0, ordered=True)
+    for dimension, choices in space.choices.items():
+        hyperparameters.Choice(dimension, list(choices), default=1.0, ordered=True)
+    # KerasTuner's own defaults are three random trials for each dimension, which is for few of
+    # them, and next to no noise, which makes a process that expects nothing but what it has seen.
+    bayesian = partial(
+        oracles.BayesianOptimizationOracle, num_initial_points=max(3, planned // 4), alpha=NOISE
+    )
+    hyperband = partial(oracles.HyperbandOracle, max_epochs=epochs, hyperband_iterations=None)
+    make = dict(zip(NAMES, (oracles.RandomSearchOracle, bayesian, hyperband), strict=True))[name]
     oracle = make(
         objective=keras_tuner.Objective(OBJECTIVE, "max"),
         hyperparameters=hyperparameters,
@@ -75,8 +76,12 @@ def next_step(
         tune_new_entries=False,
         seed=seed + 1,  # it takes 0 for "no seed"
     )
-    own = set(keras_tuner.Oracle.get_state(oracle))
+    known = set(keras_tuner.Oracle.get_state(oracle))
     _remember(oracle, trials, hyperparameters)
+    told = [trial for trial in oracle.trials.values() if trial.status == "COMPLETED"]
+    if name == "bayesian" and len(told) >= oracle.num_initial_points:
+        chosen = _promising(oracle, market, trials, seen, anchor, draw)
+        return Step(*chosen) if chosen else None
     rejected = 0
 
     def settle(wanted: Mapping[str, float] | None) -> dict[str, float] | None:
@@ -87,9 +92,7 @@ def next_step(
         return found.values if found else None
 
     oracle._random_values = lambda: settle(None)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of scikit-learn, about how KerasTuner uses it
-        answer = oracle.populate_space(str(len(trials)))
+    answer = oracle.populate_space(str(len(trials)))
     if answer["status"] == "IDLE":
         return Wait()
     if answer["status"] != "RUNNING":
@@ -104,7 +107,7 @@ def next_step(
         if settled is None:
             return None
         values, rejected = settled, rejected + 1
-    state = {key: value for key, value in oracle.get_state().items() if key not in own}
+    state = {key: value for key, value in oracle.get_state().items() if key not in known}
     return Step(
         values,
         rejected,
@@ -113,6 +116,58 @@ def next_step(
         after=schedule.get("trial_id"),
         state=state,
     )
+
+
+def _promising(
+    oracle: Any,
+    market: Market,
+    trials: Sequence[Trial],
+    seen: set[str],
+    anchor: Mapping[str, float],
+    draw: Random,
+) -> Proposal | None:
+    """Return the point with the best confidence bound of those that may be tried, None for none.
+
+    The Gaussian process and the bound are KerasTuner's. It seeks the bound's optimum in all of the
+    space, where that is mostly beyond the budget; here it is the best of `POOL` points that are
+    new and within it, half of them random, half near the best trials.
+    """
+    pool = _pool(market, trials, seen, anchor, draw)
+    if not pool:
+        return None
+    dimensions = oracle._nonfixed_space()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of scikit-learn, about KerasTuner's kernel
+        oracle.gpr.fit(*oracle._vectorize_trials())
+    points = [[d.value_to_prob(found.values[d.name]) for d in dimensions] for found in pool]
+    expected, deviation = oracle.gpr.predict(points, return_std=True)
+    bound = expected - oracle.beta * deviation  # of what it minimises, the score's negative
+    return Proposal(pool[int(bound.argmin())].values, sum(found.rejected for found in pool))
+
+
+def _pool(
+    market: Market,
+    trials: Sequence[Trial],
+    seen: set[str],
+    anchor: Mapping[str, float],
+    draw: Random,
+) -> list[Proposal]:
+    """Return different points that are new and within the budget, fewer where there are no more."""
+    best = sorted(finished(trials), key=lambda trial: trial["score"])[-PARENTS:]
+
+    def mutants() -> Iterator[dict[str, float]]:
+        while True:
+            yield mutated(market.space, draw.choice(best)["values"], draw)
+
+    pool, taken = list[Proposal](), set(seen)
+    for candidates in (random_points(market.space, draw), mutants()):
+        for _ in range(POOL // 2):
+            found = propose(candidates, market, taken, anchor, draw)
+            if found is None:
+                break
+            pool.append(found)
+            taken.add(market.key(found.values))
+    return pool
 
 
 def _remember(oracle: Any, trials: Sequence[Trial], hyperparameters: Any) -> None:

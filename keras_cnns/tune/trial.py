@@ -121,6 +121,8 @@ def _fit(recipe: Any, source: Any, job: Mapping[str, Any]) -> dict[str, Any]:
     if job["save"]:
         place = folder / job["save"]
         place.parent.mkdir(exist_ok=True)
+        for left in place.parent.glob(f".*.{place.name}"):  # by a process killed as it wrote
+            left.unlink(missing_ok=True)
         with runs.replacing(place) as temporary:
             arrays: dict[str, Any] = dict(state.arrays(trainer))
             np.savez(temporary, **arrays)

@@ -7,9 +7,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from keras_cnns import recipe as recipes, runs, tune, zoo
+from keras_cnns import recipe as recipes, runs, zoo
 from keras_cnns.cost import cost
-from keras_cnns.tune import machines, spaces
+from keras_cnns.tune import here, machines, spaces
 from keras_cnns.tune.book import Book
 from keras_cnns.tune.budget import Budget, Market, Price
 from keras_cnns.tune.engine import Plan, Search
@@ -38,7 +38,7 @@ def plan(trials, **options):
     return Plan(recipe(), shop, shop.anchor(), trials=trials, **options)
 
 
-def main(folder, trials, role, place="", name=None):
+def main(folder, trials, role, place="", name=None, jobs=1):
     out, wanted = Path(folder), plan(int(trials))
     if role == "worker":
         with Trainer(STUB) as trainer:
@@ -49,8 +49,7 @@ def main(folder, trials, role, place="", name=None):
         if role == "chief":
             machines.direct(search, address(place), out, ABOUT, 20)
             return
-        with Trainer(STUB) as trainer:
-            tune.train_here(search, wanted.recipe, out, trainer)
+        here.train(search, wanted.recipe, out, int(jobs), STUB)
 
 
 if __name__ == "__main__":

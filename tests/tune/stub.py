@@ -21,7 +21,9 @@ def main():
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
     if log := wanted.get("log"):
         with open(log, "a") as file:
-            file.write(f"{job['id']} {job['seed']} {job['split']} {job['load']} {job['epochs']}\n")
+            told = [job[key] for key in ("id", "seed", "split", "load", "epochs")]
+            cores = "-".join(map(str, sorted(os.sched_getaffinity(0))))
+            file.write(" ".join(map(str, [*told, cores])) + "\n")
     time.sleep(wanted.get("seconds", 0))
     number = int(hashlib.sha256(json.dumps(job["spec"]).encode()).hexdigest(), 16)
     answer = {"score": (number + job["seed"] * 7919) % 997 / 997, "seconds": 0.1}

@@ -12,6 +12,7 @@ import pytest
 
 from keras_cnns import runs, tune
 from keras_cnns.errors import UsageError
+from keras_cnns.tune import here
 from keras_cnns.tune.book import Book
 from keras_cnns.tune.engine import LOSSES, Search
 from keras_cnns.tune.oracles import ORACLES
@@ -25,8 +26,7 @@ import driver
 def searched(folder, plan):
     folder.mkdir(exist_ok=True)
     search = Search(plan, Book(folder / "trials"))
-    with Trainer(driver.STUB) as trainer:
-        tune.train_here(search, plan.recipe, folder, trainer)
+    here.train(search, plan.recipe, folder, command=driver.STUB)
     return Book(folder / "trials")
 
 
@@ -139,7 +139,8 @@ def test_a_trial_does_not_outlive_its_search(tmp_path, monkeypatch):
     while not log.exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    threads = Path(f"/proc/{process.pid}/task").glob("*/children")
+    children = [child for thread in threads for child in thread.read_text().split()]
     assert children
     process.kill()
     process.wait()
@@ -147,6 +148,91 @@ def test_a_trial_does_not_outlive_its_search(tmp_path, monkeypatch):
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+two_cores = pytest.mark.skipif(len(here.cores()) < 2, reason="each of two jobs wants a core")
+
+
+@two_cores
+def test_jobs_share_the_trials_and_the_cores(tmp_path, monkeypatch):
+    cores = here.cores()
+    log = tmp_path / "log"
+    monkeypatch.setenv("STUB", json.dumps({"seconds": 0.3, "log": str(log), "0002": "kill"}))
+    plan = driver.plan(9, repeat=2)
+    search = Search(plan, Book(tmp_path / "trials"))
+    here.train(search, plan.recipe, tmp_path, jobs=2, command=driver.STUB)
+    trials = search.book.trials()
+    assert [trial["id"] for trial in trials] == [f"{i:04d}" for i in range(9)]
+    assert [trial["status"] for trial in trials].count("completed") == 8
+    assert len(distinct(trials, plan)) == 9
+    lines = [line.split() for line in log.read_text().splitlines()]
+    names, used = [line[0] for line in lines], {line[-1] for line in lines}
+    assert len(names) == len(set(names)) == 9 + 4  # none is trained twice
+    assert used == {"-".join(map(str, share)) for share in here.shares(2)}
+    assert here.cores() == cores  # of the search itself
+
+
+def test_two_jobs_propose_what_one_does(tmp_path):
+    one = searched(tmp_path / "one", driver.plan(6)).trials()
+    plan = driver.plan(6)
+    search = Search(plan, Book(tmp_path / "trials"))
+    here.train(search, plan.recipe, tmp_path, len(here.cores()), driver.STUB)
+    assert search.book.trials() == one
+
+
+@two_cores
+def test_an_error_in_one_job_ends_the_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("STUB", json.dumps({"seconds": 60}))
+    plan = driver.plan(9)
+    search = Search(plan, Book(tmp_path / "trials"))
+    taken = iter([search.take("job 0")])
+
+    def take(name):
+        for order in taken:
+            return order
+        raise UsageError("the disk is full")
+
+    monkeypatch.setattr(search, "take", take)
+    began = time.monotonic()
+    with pytest.raises(UsageError, match="the disk is full"):
+        here.train(search, plan.recipe, tmp_path, 2, driver.STUB)
+    assert time.monotonic() - began < 30
+
+
+def test_ctrl_c_ends_all_jobs(tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    monkeypatch.setenv("STUB", json.dumps({"seconds": 60, "log": str(log)}))
+    words = [driver.__file__, tmp_path, 9, "here", "", "", len(here.cores())]
+    code = "import signal, runpy, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-c", code, *map(str, words)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not log.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert b"KeyboardInterrupt" in process.communicate(timeout=30)[1]
+
+
+@pytest.mark.parametrize("jobs", [0, -1, 10_000])
+def test_more_jobs_than_cores_are_refused(jobs, tmp_path):
+    with pytest.raises(UsageError, match=f"received {jobs} jobs, but each has cores of its own"):
+        tune.tune(driver.recipe(), tmp_path / "out", trials=1, jobs=jobs)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_chief_has_no_jobs(tmp_path):
+    with pytest.raises(UsageError, match="2 jobs for a chief, which trains nothing"):
+        tune.tune(driver.recipe(), tmp_path / "out", trials=1, jobs=2, chief="127.0.0.1:0")
+
+
+@pytest.mark.parametrize("oracle", ["evolutoin", lambda **options: None])
+def test_what_is_no_oracle_is_refused_in_a_line(oracle, tmp_path):
+    with pytest.raises(UsageError, match=r"unknown oracle .* allowed are random, evolution, ") as e:
+        tune.tune(driver.recipe(), tmp_path / "out", trials=1, oracle=oracle)
+    assert "\n" not in str(e.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_weights_to_start_from_are_refused(tmp_path):

@@ -280,3 +280,12 @@ def test_kerastuners_variables_are_heeded(tmp_path, monkeypatch):
         assert "8.8.8.8 is neither a loopback nor a private address" in result.stderr
     result = CliRunner().invoke(main, [*words, "--chief", "a:1", "--worker", "a:1"])
     assert "--chief and --worker" in result.stderr
+
+
+@pytest.mark.parametrize("role", ["--chief", "--worker"])
+def test_jobs_are_of_one_machine(role, tmp_path):
+    words = ["tune", "lenet5", "--data", "digits", "--out", str(tmp_path / "x"), "--jobs", "2"]
+    result = CliRunner().invoke(main, [*words, role, "127.0.0.1:70"])
+    assert result.exit_code == 2
+    assert "start more workers instead" in result.stderr
+    assert not (tmp_path / "x").exists()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -70,6 +71,29 @@ def test_kept_images_are_those_that_a_training_gets(recipe, folder):
     assert {path.name for path in (folder / "data").iterdir()} == {*data.SPLITS, "source.json"}
 
 
+def test_what_a_killed_trial_left_is_deleted(recipe, tmp_path):
+    place, weights = tmp_path / "data", tmp_path / "weights"
+    (place / ".train").mkdir(parents=True)
+    (place / ".train" / "images.npy").write_text("half an array")
+    (place / ".123.source.json").write_text("half a")
+    weights.mkdir()
+    (weights / ".123.0001.npz").write_text("half an archive")
+    (weights / ".124.0002.npz").write_text("another trial's, which may be at work")
+    short = replace(recipe, train=replace(recipe.train, epochs=1))
+    trial.outcome(job(short, tmp_path, epochs=1, save="weights/0001.npz"))
+    assert {path.name for path in place.iterdir()} == {"train", "validation", "source.json"}
+    assert {path.name for path in weights.iterdir()} == {"0001.npz", ".124.0002.npz"}
+
+
+def test_images_are_read_once_for_several_processes(recipe, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(arrays, "_keep", lambda *args, of=arrays._keep: read.append(of(*args)))
+    with ThreadPoolExecutor(3) as pool:  # a lock is of the opened folder, not of the process
+        sources = list(pool.map(lambda _: arrays.source_of(recipe, tmp_path / "data"), range(3)))
+    assert len(read) == 1
+    assert len({id(source) for source in sources}) == 3
+
+
 def test_what_is_cut_out_of_the_original_is_not_kept(recipe, tmp_path):
     photo = replace(recipe, data=replace(recipe.data, size=24, augment="photo"))
     source = arrays.source_of(photo, tmp_path / "data")
@@ -129,11 +153,10 @@ def test_a_process_answers_one_job_and_nothing_else(recipe, folder, monkeypatch)
 @pytest.mark.parametrize("name", kerastuner.NAMES)
 def test_kerastuners_oracles_repeat_nothing_and_keep_the_budget(name):
     shop = driver.market(max_macs=416_520)
-    make = kerastuner.maker(name, trials=12, epochs=9)
     trials, seen, promoted = [], set(), 0
     for i in range(16 if name == "hyperband" else 9):
         step = kerastuner.next_step(
-            make, shop, trials, seen=seen, anchor=shop.space.default,
+            name, shop, trials, planned=12, epochs=9, seen=seen, anchor=shop.space.default,
             first=[] if trials else [shop.space.default], seed=0, draw=Random(i),
         )  # fmt: skip
         assert isinstance(step, Step)
@@ -157,32 +180,73 @@ def test_kerastuners_oracles_repeat_nothing_and_keep_the_budget(name):
 
 
 def test_bayesian_takes_those_at_work_for_average():
-    shop = driver.market(max_macs=416_520)
-    make, proposed = kerastuner.maker("bayesian", trials=12, epochs=9), []
-    first = list(islice(random_points(shop.space, Random(1)), 5))
-    for last in ({"status": "running", "score": None}, {"status": "completed", "score": 0.25}):
+    shop, proposed = driver.market(max_macs=416_520), []
+    first = list(islice(random_points(shop.space, Random(1)), 13))
+    scores = [i / 10 for i in range(12)]
+    for last in ({"status": "running", "score": None}, {"status": "completed", "score": 0.55}):
         trials = [
             {"values": values, "status": "completed", "score": score}
-            for values, score in zip(first[:4], (0.1, 0.2, 0.3, 0.4), strict=True)
+            for values, score in zip(first, scores, strict=False)
         ]
         step = kerastuner.next_step(
-            make, shop, [*trials, {"values": first[4], **last}], seen=set(map(shop.key, first)),
-            anchor=shop.space.default, first=[], seed=0, draw=Random(0),
+            "bayesian", shop, [*trials, {"values": first[12], **last}], planned=52, epochs=9,
+            seen=set(map(shop.key, first)), anchor=shop.space.default, first=[], seed=0,
+            draw=Random(0),
         )  # fmt: skip
-        proposed.append(step.values)
+        proposed.append(step)
     assert proposed[0] == proposed[1]
+    assert proposed[0].rejected > 100  # of the pool: the oracle chose, with 13 trials to know
+
+
+def test_bayesian_chooses_what_is_promising_within_the_budget():
+    """Near the best that the budget allows, after trials that were drawn at random."""
+    shop, trials, seen = driver.market(max_macs=416_520), [], set()
+    weights = {name: i + 1 for i, name in enumerate(shop.space.choices)}
+
+    def score(values):
+        return sum(weights[name] * value for name, value in values.items()) / 100
+
+    for i in range(24):
+        step = kerastuner.next_step(
+            "bayesian", shop, trials, planned=48, epochs=9, seen=seen,
+            anchor=shop.space.default, first=[], seed=0, draw=Random(i),
+        )  # fmt: skip
+        assert shop.fits(step.values)
+        seen.add(shop.key(step.values))
+        trials.append({"values": step.values, "status": "completed", "score": score(step.values)})
+    drawn, chosen = ([trial["score"] for trial in part] for part in (trials[:12], trials[12:]))
+    assert len(seen) == 24
+    assert sorted(chosen)[6] > max(drawn)
+
+
+def test_bayesian_comes_to_the_end_of_a_space():
+    shop = driver.market("resnet20_cifar", 32, "depths")
+    shop.space.choices["stages.0.depth"] = shop.space.choices["stages.1.depth"] = (1.0,)
+    trials, seen = [], set()
+
+    def following():
+        return kerastuner.next_step(
+            "bayesian", shop, trials, planned=9, epochs=9, seen=seen, anchor=shop.space.default,
+            first=[], seed=0, draw=Random(0),
+        )  # fmt: skip
+
+    for i in range(4):
+        step = following()
+        seen.add(shop.key(step.values))
+        trials.append({"values": step.values, "status": "completed", "score": i / 10})
+    assert len(seen) == 4
+    assert following() is None
 
 
 def test_hyperband_waits_for_those_at_work():
     shop = driver.market("resnet20_cifar", 32, "depths")
     shop.space.choices["stages.0.depth"] = shop.space.choices["stages.1.depth"] = (1.0,)
-    make = kerastuner.maker("hyperband", trials=9, epochs=9)
     trials, seen = [], set()
 
     def following():
         return kerastuner.next_step(
-            make, shop, trials, seen=seen, anchor=shop.space.default, first=[], seed=0,
-            draw=Random(0),
+            "hyperband", shop, trials, planned=9, epochs=9, seen=seen, anchor=shop.space.default,
+            first=[], seed=0, draw=Random(0),
         )  # fmt: skip
 
     for _ in range(4):
