@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -213,13 +213,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def held(path: Path, *, wait: bool) -> Iterator[None]:
     """Hold a folder for this process; it is let go of however the process ends.
 
-    What a killed process left half written is deleted.
+    Args:
+        path: the folder.
+        wait: until nobody else holds it.
 
     Raises:
-        UsageError: where another process holds it.
+        BlockingIOError: where another process holds it and this one is not to wait.
     """
     try:
         import fcntl
@@ -228,8 +230,22 @@ def alone(path: Path) -> Iterator[None]:
         return
     handle = os.open(path, os.O_RDONLY)
     try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold a run's folder, and delete what a killed process left half written.
+
+    Raises:
+        UsageError: where another process holds it.
+    """
+    with ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(held(path, wait=False))
         except BlockingIOError:
             raise UsageError(
                 f"{path} is being trained by another process; wait for its end, or choose another "
@@ -238,8 +254,6 @@ def alone(path: Path) -> Iterator[None]:
         for left in path.glob(".[0-9]*.*"):  # by a process that was killed as it wrote
             left.unlink()
         yield
-    finally:
-        os.close(handle)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from keras_cnns import builder, spec as specs, zoo
 from keras_cnns.errors import UsageError
 from keras_cnns.export.prepare import settle_statistics
 from keras_cnns.fusion.equalise import equalise
+from keras_cnns.fusion.rounding import round_kernels
 
 NORMS = layers.BatchNormalization
 BOUND = 1e-5
@@ -316,6 +317,11 @@ GRAPHS = {
         lambda x: layers.Add()([NORMS(axis=1)(x), layers.Conv2D(4, 3, padding="same")(x)]), 1, 1),
     "of a batch in a sum": (
         lambda x: layers.Add()([NORMS()(x, training=True), layers.Conv2D(4, 1)(x)]), 1, 1),
+    "one above the other": (
+        lambda x: layers.Conv2D(3, 1)(layers.Concatenate(axis=1)(
+            [layers.Conv2D(4, 1, activation="relu")(x) for _ in range(2)])), 0, 3),
+    "a name of ours": (
+        lambda x: layers.ReLU(name="s_depthwise")(layers.SeparableConv2D(4, 3, name="s")(x)), 0, 2),
     "sum of one twice": (lambda x: layers.Add()(2 * [layers.Conv2D(4, 1)(x)]), 0, 1),
 }  # fmt: skip
 
@@ -331,6 +337,22 @@ def test_any_graph_computes_the_same(graph, normalised, convolutions):
     assert_same_function(model, fused)
     assert len(norms(fused)) == normalised
     assert len([x for x in fused.layers if "Conv" in type(x).__name__]) == convolutions
+
+
+def test_what_keras_cannot_make_again_is_left_as_it_is():
+    image = keras.Input((12, 12, 4))
+    y = layers.Conv2D(4, 1, activation=lambda x: keras.ops.tanh(x), bias_initializer=_ones)(image)
+    model = keras.Model(image, layers.Conv2D(3, 1)(layers.ReLU()(layers.Conv2D(4, 1)(y))))
+    before = model.get_weights()
+    fused = keras_cnns.fuse(model)
+    equalise(fused, 10 * images_of(model))
+    round_kernels(fused, 10 * images_of(model))
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def _ones(shape, dtype=None):
+    return keras.ops.ones(shape, dtype)
 
 
 @pytest.mark.parametrize("groups", [1, 2])

@@ -29,7 +29,8 @@ def fuse(
 
     Auxiliary heads, dropout and other layers of training alone are gone. A batch normalisation is
     folded into the convolution, depthwise, separable or dense layer before it, unless that one has
-    an activation of its own or somebody else uses its output. Branches that are linear in the same
+    an activation of its own or somebody else uses its output. A separable convolution that has no
+    activation becomes the two that it is. Branches that are linear in the same
     map and are added up, as RepVGG's, become one convolution. Nested models are unfolded. The
     model itself is left as it is; the result has weights of its own.
 
@@ -66,7 +67,7 @@ def fuse(
     linear = linear_forms(graph, norms)
     tensors = [keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name) for x in model.inputs]
     known = dict(zip(graph.inputs, tensors, strict=True))
-    copies = _Copies(lrn, identities)
+    copies = _Copies(lrn, identities, {step.operation.name for step in graph.steps})
     for step in _needed(graph, linear):
         found = linear.get(step.outputs[0])
         if found:
@@ -98,8 +99,8 @@ def _needed(graph: Graph, forms: Mapping[int, Linear]) -> list[Step]:
 class _Copies:
     """Layers of the new model, each with a name of its own."""
 
-    def __init__(self, lrn: str, identities: str) -> None:
-        self.lrn, self.identities = lrn, identities
+    def __init__(self, lrn: str, identities: str, taken: set[str]) -> None:
+        self.lrn, self.identities, self.taken = lrn, identities, taken
         self.layers: dict[int, Any] = {}
         self.names: Counter[str] = Counter()
 
@@ -115,23 +116,33 @@ class _Copies:
             config["form"] = self.lrn
         return config
 
+    def _beside(self, layer_name: str, part: str) -> str:
+        """Return a name for a layer that the model has not, beside one that it has."""
+        name = f"{layer_name}_{part}"
+        while name in self.taken:
+            name += "_"
+        self.taken.add(name)
+        return name
+
     def apply(self, form: Linear, x: Any) -> Any:
         """Call a layer as the form says it is, with the form's weights."""
         use_bias = form.layer.use_bias or bool(np.any(form.bias))
         config = {**self._config(form.layer), **form.settings, "use_bias": use_bias}
         bias = [form.bias] if use_bias else []
         if type(form.layer) is layers.SeparableConv2D:
-            return _separated(config, form.kernels, bias, x)
+            name = self._beside(config["name"], "depthwise")
+            return _separated(config, name, form.kernels, bias, x)
         layer = type(form.layer).from_config(config)
         if form.zeros:
-            x = layers.ZeroPadding2D(form.zeros, name=f"{layer.name}_zeros")(x)
+            x = layers.ZeroPadding2D(form.zeros, name=self._beside(layer.name, "zeros"))(x)
         y, kernels = layer(x), form.kernels
         if self.identities == "apart" and _is_sum_in_place(form, x):
             kernel, diagonal = _without_diagonal(form.kernels[0])
             if np.abs(diagonal).max() > np.abs(kernel).max():
                 kernels = (kernel,)
-                own = layers.DepthwiseConv2D(1, use_bias=False, name=f"{layer.name}_identity")
-                y = layers.Add(name=f"{layer.name}_sum")([y, own(x)])
+                name = self._beside(layer.name, "identity")
+                own = layers.DepthwiseConv2D(1, use_bias=False, name=name)
+                y = layers.Add(name=self._beside(layer.name, "sum"))([y, own(x)])
                 own.set_weights([diagonal.reshape(1, 1, -1, 1)])
         layer.set_weights([*kernels, *bias])
         return y
@@ -142,10 +153,7 @@ class _Copies:
             return operation(*args, **kwargs)
         if id(operation) in self.layers:
             return self.layers[id(operation)](*args, **kwargs)
-        try:
-            copy = type(operation).from_config(self._config(operation))
-        except (NotImplementedError, TypeError, ValueError):
-            copy = operation  # a layer that cannot be made again, as a Lambda, is shared
+        copy = _made_again(operation, self._config(operation))
         self.layers[id(operation)] = copy
         made = copy(*args, **kwargs)
         if copy is not operation and operation.weights:
@@ -153,6 +161,26 @@ class _Copies:
             if hasattr(copy, "finalize_state"):  # Normalization computes with what this derives
                 copy.finalize_state()
         return made
+
+
+def _made_again(layer: Any, config: dict[str, Any]) -> Any:
+    """Return a layer like this one, or itself where it cannot be made again, as a Lambda."""
+    refusals = (NotImplementedError, TypeError, ValueError)
+    try:
+        return type(layer).from_config(config)
+    except refusals:
+        pass
+    # What Keras cannot make from its name may matter in training alone, or be an activation.
+    of_training = ("_initializer", "_regularizer", "_constraint")
+    bare = {key: value for key, value in config.items() if not key.endswith(of_training)}
+    own = {"activation": None} if "activation" in config else {}
+    try:
+        copy = type(layer).from_config(bare | own)
+    except refusals:
+        return layer
+    if own:
+        copy.activation = layer.activation
+    return copy
 
 
 def _is_sum_in_place(form: Linear, x: Any) -> bool:
@@ -171,14 +199,18 @@ def _without_diagonal(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _separated(
-    config: Mapping[str, Any], kernels: Sequence[np.ndarray], bias: list[np.ndarray], x: Any
+    config: Mapping[str, Any],
+    first_name: str,
+    kernels: Sequence[np.ndarray],
+    bias: list[np.ndarray],
+    x: Any,
 ) -> Any:
     """Call a separable convolution as the two that it is, between which int8 rounds."""
     shared = {key: config[key] for key in ("data_format", "dtype")}
     first = layers.DepthwiseConv2D(
         depth_multiplier=config["depth_multiplier"],
         use_bias=False,
-        name=f"{config['name']}_depthwise",
+        name=first_name,
         **{k: config[k] for k in ("kernel_size", "strides", "padding", "dilation_rate")},
         **shared,
     )

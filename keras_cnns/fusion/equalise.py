@@ -1,4 +1,4 @@
-"""The same function with channels of more even ranges, of which int8 loses less.
+"""The same function with channels of more even ranges, of which int8 mostly loses less.
 
 Int8 has one scale for all channels of a map: what is small there drowns in the rounding of what is
 large. A channel may be divided by any positive number where it is made and multiplied by it where
@@ -121,8 +121,8 @@ def _through(step: Step, graph: Graph, factors: _Factors, uses: list[_Use]) -> n
         return None
     sources, shape = list(step.inputs.values()), graph.shapes[step.outputs[0]]
     taken = [np.broadcast_to(factors.of[v], graph.shapes[v][-1]) for v in sources]
-    if kind is layers.Concatenate and layer.axis in (-1, len(shape) - 1):
-        if len(sources) == len(step.arguments.keras_tensors):
+    if kind is layers.Concatenate:
+        if layer.axis in (-1, len(shape) - 1) and len(sources) == len(step.arguments.keras_tensors):
             return np.concatenate(taken)
     elif kind is layers.Add:
         if len({graph.shapes[value] for value in sources}) == 1:

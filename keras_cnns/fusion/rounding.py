@@ -7,14 +7,16 @@ instead, and each error is made up for by those that are left (Frantar, Ashkboos
 is not rounded. An int8 file holds these weights exactly: its converter finds the same steps.
 """
 
+import math
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
 
-from keras_cnns.fusion.graph import running, unfolded
+from keras_cnns.fusion.graph import Graph, running, unfolded
 
 STEPS = 127
 _KINDS = (layers.Conv2D, layers.Dense, layers.DepthwiseConv2D)
@@ -23,6 +25,8 @@ _KINDS = (layers.Conv2D, layers.Dense, layers.DepthwiseConv2D)
 _PLACES = 32
 _INPUTS = 8192
 _BLOCK = 128
+# Products that are held at once: of more, the images are gone through again.
+_HELD = 250_000_000
 # Of the mean power of the inputs: what of them is smaller than that is taken for chance.
 _DAMPING = 1e-3
 
@@ -37,36 +41,75 @@ def round_kernels(model: keras.Model, images: np.ndarray, *, least: int = 0) -> 
     """
     graph, _ = unfolded(model)
     calls = Counter(id(step.operation) for step in graph.steps)
-    kernels: dict[int, tuple[Any, Any]] = {}
+    kernels = [step.operation for step in graph.steps if type(step.operation) in _KINDS]
+    waiting = [k for k in kernels if calls[id(k)] == 1 and _is_fit(k, least)]
+    while waiting:
+        # From the end on, so that what comes before a kernel is as it was when it is measured.
+        now = [waiting.pop()]
+        while waiting and sum(map(_products, (*now, waiting[-1]))) <= _HELD:
+            now.append(waiting.pop())
+        for layer, products in _measured(graph, now, images):
+            _round(layer, products)
+
+
+def _is_fit(layer: Any, least: int) -> bool:
+    """Return whether a kernel is to be rounded, and can be."""
+    usual = getattr(layer, "data_format", "channels_last") == "channels_last"
+    return usual and np.prod(layer.kernel.shape) >= least and _inputs(layer)[1] <= _INPUTS
+
+
+def _inputs(layer: Any) -> tuple[int, int]:
+    """Return how many groups a kernel has, and how many inputs each."""
+    *window, channels, _ = layer.kernel.shape
+    if type(layer) is layers.DepthwiseConv2D:
+        return channels, math.prod(window)
+    return getattr(layer, "groups", 1), math.prod(window) * channels
+
+
+def _products(layer: Any) -> int:
+    """Return how many numbers the products of a kernel's inputs are."""
+    groups, inputs = _inputs(layer)
+    return groups * (inputs + 1) ** 2
+
+
+def _measured(
+    graph: Graph, kernels: Sequence[Any], images: np.ndarray
+) -> Iterator[tuple[Any, np.ndarray]]:
+    """Yield layers, and the sums over windows of their inputs' products: (groups, n, n)."""
+    sums: dict[int, Any] = dict.fromkeys(map(id, kernels), 0)
     for step, (x, *_), _ in running(graph, images):
         layer = step.operation
-        if type(layer) in _KINDS and calls[id(layer)] == 1 and np.prod(layer.kernel.shape) >= least:
+        if id(layer) in sums:
             windows = _windows(layer, keras.ops.convert_to_numpy(x))
-            if windows is not None:
-                _, sums = kernels.get(id(layer), (layer, 0))
-                kernels[id(layer)] = layer, sums + np.stack([part.T @ part for part in windows])
-    while kernels:
-        _, (layer, products) = kernels.popitem()
-        kernel, *bias = layer.get_weights()
-        rows = _rows(layer, kernel)
-        groups, inputs, _ = rows.shape
-        free = np.concatenate([rows, *(b.reshape(groups, 1, -1) for b in bias)], axis=1)
-        found = np.stack(
-            [_rounded(*of_group, inputs) for of_group in zip(free, products, strict=True)]
-        )
-        layer.set_weights(
-            [_kernel(layer, found[:, :inputs], kernel.shape), *(found[:, -1].ravel() for _ in bias)]
-        )
+            with np.errstate(invalid="ignore", over="ignore"):  # such a kernel is left as it is
+                found = np.stack([part.T @ part for part in windows])
+                sums[id(layer)] = sums[id(layer)] + found
+    for layer in kernels:
+        yield layer, sums.pop(id(layer))
 
 
-def _windows(layer: Any, x: np.ndarray) -> np.ndarray | None:
+def _round(layer: Any, products: np.ndarray) -> None:
+    """Round a kernel, unless its inputs are beyond what numbers can be multiplied."""
+    if not np.isfinite(products).all():
+        return
+    kernel, *bias = layer.get_weights()
+    rows = _rows(layer, kernel)
+    groups, inputs, _ = rows.shape
+    free = np.concatenate([rows, *(b.reshape(groups, 1, -1) for b in bias)], axis=1)
+    found = np.stack([_rounded(*one, inputs) for one in zip(free, products, strict=True)])
+    layer.set_weights(
+        [_kernel(layer, found[:, :inputs], kernel.shape), *(found[:, -1].ravel() for _ in bias)]
+    )
+
+
+def _windows(layer: Any, x: np.ndarray) -> np.ndarray:
     """Return what each group of a kernel is multiplied with: (groups, windows, inputs).
 
     A bias is one more input, which is 1.
     """
     if type(layer) is layers.Dense:
         found = x.reshape(1, -1, x.shape[-1])
-    elif layer.data_format == "channels_last":
+    else:
         size, channels = layer.kernel_size, x.shape[-1]
         reach = [(n - 1) * d + 1 for n, d in zip(size, layer.dilation_rate, strict=True)]
         if layer.padding == "same":
@@ -85,15 +128,9 @@ def _windows(layer: Any, x: np.ndarray) -> np.ndarray | None:
         found = found.transpose(3, 0, 1, 2, 4, 5)
         split = found.reshape(groups, channels // groups, -1, np.prod(size))
         found = split.transpose(0, 2, 3, 1).reshape(groups, split.shape[2], -1)
-    else:
-        return None
-    if found.shape[2] > _INPUTS:
-        return None
-    return (
-        np.concatenate([found, np.ones((*found.shape[:2], 1), found.dtype)], 2)
-        if layer.use_bias
-        else found
-    )
+    if not layer.use_bias:
+        return found
+    return np.concatenate([found, np.ones((*found.shape[:2], 1), found.dtype)], 2)
 
 
 def _rows(layer: Any, kernel: np.ndarray) -> np.ndarray:

@@ -79,7 +79,7 @@ def _gpus() -> list[Any]:
     if keras.backend.backend() == "jax":
         import jax
 
-        return [device for device in jax.devices() if device.platform != "cpu"]
+        return [device for device in jax.devices() if device.platform == "gpu"]
     import tensorflow as tf
 
     return tf.config.list_physical_devices("GPU")

@@ -1,6 +1,5 @@
 """The images of a search, read and fitted once for all its trials."""
 
-import fcntl
 import json
 import math
 import os
@@ -114,11 +113,7 @@ def _keep(source: Source, split: str, recipe: Recipe, folder: Path) -> None:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Wait until no other process writes images here; delete what a killed one has left."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)  # let go of with the handle, however the process ends
+    with runs.held(folder, wait=True):
         for left in folder.glob(".*"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         yield
-    finally:
-        os.close(handle)

@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_cnns.export import checks, manifest, prepare, runners, synthetic_images
+from keras_cnns.export import (
+    ExportError,
+    Reference,
+    checks,
+    export,
+    manifest,
+    prepare,
+    runners,
+    synthetic_images,
+)
 from keras_cnns.export.onnx import write_int8, write_onnx
 from keras_cnns.export.parity import Truth, measure
 from keras_cnns.export.tflite import write_tflite
@@ -19,8 +28,8 @@ CALIBRATION = synthetic_images(32, SHAPE, seed=1)
 TOLD = {"name": "tiny", "labels": list("abcde"), "fed": manifest.describe_input(SHAPE)}
 
 
-def uneven():
-    """A classifier with channels of very different ranges between its convolutions."""
+def classifier():
+    """A model with channels of very different ranges between its convolutions."""
     keras.utils.set_random_seed(0)
     image = keras.Input(SHAPE, name="image")
     x = layers.Rescaling(1 / 127.5, -1)(image)
@@ -35,7 +44,11 @@ def uneven():
     kernel, bias = second.get_weights()
     of_group = factors.reshape(2, 8).T
     second.set_weights([kernel / np.repeat(of_group, 8, axis=1), bias])
-    return prepare.prepare(model)
+    return model
+
+
+def uneven():
+    return prepare.prepare(classifier())
 
 
 def psnr_db(model, path, truth):
@@ -80,6 +93,71 @@ def test_rounded_kernels_are_on_the_steps_and_lose_less():
     errors = [np.square(prepare.logits_of(m, IMAGES) - truth.logits).mean()
               for m in (nearest, rounded)]  # fmt: skip
     assert errors[1] < errors[0] / 4
+
+
+def test_kernels_are_the_same_in_parts(monkeypatch):
+    from keras_cnns.fusion import rounding
+
+    whole, parts = fuse(uneven()), fuse(uneven())
+    round_kernels(whole, CALIBRATION)
+    monkeypatch.setattr(rounding, "_HELD", 1)
+    round_kernels(parts, CALIBRATION)
+    for some, others in zip(whole.get_weights(), parts.get_weights(), strict=True):
+        np.testing.assert_array_equal(some, others)
+
+
+def test_inputs_that_are_too_large_are_left():
+    model = fuse(uneven())
+    before = model.get_weights()
+    round_kernels(model, np.full((1, *SHAPE), np.inf, np.float32))
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def exported(folder, calibration, quantize, said=None):
+    """PSNR of each quantized file of `uneven`, also of those that are refused."""
+    try:
+        made = export(
+            classifier(),
+            folder,
+            name="tiny",
+            formats=["tflite", "onnx"],
+            quantize=quantize,
+            labels=TOLD["labels"],
+            reference=Reference(IMAGES),
+            calibration=calibration,
+            progress=said.append if said is not None else lambda line: None,
+        )["artifacts"]
+    except ExportError as error:
+        made = error.artifacts
+    files = {a["file"]: a["psnr_db"] for a in made if a["quantization"] != "float32"}
+    assert None not in files.values()
+    return files
+
+
+def test_export_makes_channels_even_and_rounds_with_care(tmp_path, monkeypatch):
+    from keras_cnns.fusion import equalise, rounding
+
+    better = exported(tmp_path / "better", CALIBRATION, ["dynamic", "int8"])
+    monkeypatch.setattr(equalise, "equalise", lambda model, images: None)
+    even = exported(tmp_path / "uneven", CALIBRATION, ["dynamic", "int8"])
+    monkeypatch.undo()
+    monkeypatch.setattr(rounding, "round_kernels", lambda model, images, least: None)
+    careful = exported(tmp_path / "nearest", CALIBRATION, ["dynamic", "int8"])
+    assert len(better) == 3
+    for file, found in better.items():
+        assert found > even[file] + 3, file
+        assert found > careful[file] + 0.5, file
+
+
+def test_dynamic_range_needs_no_images_but_says_that_they_help(tmp_path):
+    said = []
+    (plain,) = exported(tmp_path / "out", None, ["dynamic"], said).values()
+    assert "writing model_dynamic.tflite without images, with which it would be better" in said
+    said.clear()
+    (better,) = exported(tmp_path / "better", CALIBRATION, ["dynamic"], said).values()
+    assert "writing model_dynamic.tflite" in said
+    assert better > plain + 6
 
 
 def test_small_kernels_may_be_left():

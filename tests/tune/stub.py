@@ -12,6 +12,10 @@ import threading
 import time
 
 
+def cores_of_this_process():
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
 def main():
     wanted = json.loads(os.environ.get("STUB", "{}"))
     line = sys.stdin.readline()
@@ -22,7 +26,7 @@ def main():
     if log := wanted.get("log"):
         with open(log, "a") as file:
             told = [job[key] for key in ("id", "seed", "split", "load", "epochs")]
-            cores = "-".join(map(str, sorted(os.sched_getaffinity(0))))
+            cores = "-".join(map(str, cores_of_this_process()))
             file.write(" ".join(map(str, [*told, cores])) + "\n")
     time.sleep(wanted.get("seconds", 0))
     number = int(hashlib.sha256(json.dumps(job["spec"]).encode()).hexdigest(), 16)
