@@ -166,6 +166,8 @@ def _fit(run: Run, source: data.Source, devices: Devices) -> None:
                     "train.learning_rate and another --out, or go on with train.on_nan=restore"
                 ) from None
             print(f"{where}: going back, at half the learning rate", file=sys.stderr)
+        else:
+            devices.compare(trainer)
 
 
 def _finish(

@@ -126,8 +126,6 @@ class Keeper(keras.callbacks.Callback):
         found = arrays(self.model)
         if not all(np.isfinite(a).all() for a in found.values()):
             raise Diverged("a weight is not finite")
-        if self.state.step == self.last or self.state.stopped:
-            self.devices.compare(self.model)  # before what would make others go on from here
         if not self.devices.first:
             return
         checkpoint.write(self.folder, self.state.step, found | self.best, asdict(self.state))
