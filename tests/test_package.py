@@ -20,7 +20,7 @@ HEAVY = {"tensorflow", "keras", "jax", "tensorflow_datasets", "keras_tuner", "sk
 # What is imported by others, without their saying so: see setup.cfg.
 FOR_OTHERS = {"importlib-resources", "tensorboard"}
 # What a user may do without: the package says what for, once it is missing.
-OPTIONAL = {"torch"}
+OPTIONAL = {"jax", "torch"}
 
 
 def run(*command, **options):
