@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 @click.argument("model", metavar="RUN|NET|RECIPE.toml|FILE.keras")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The artifact folder.")
 @click.option("--formats", default="savedmodel,tflite,onnx", show_default=True)
-@click.option("--quantize", default="", help="Beside float32: float16, dynamic (better with --data), int8 (needs data).")
+@click.option(
+    "--quantize",
+    default="",
+    help="Beside float32: float16, dynamic (better with --data), int8 (needs data).",
+)
 @click.option(
     "--layout", type=click.Choice(["NHWC", "NCHW"]), default="NHWC", help="Of ONNX's input [NHWC]."
 )
