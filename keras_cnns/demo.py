@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from keras_cnns import recipe as recipes, report, runs, train, tune, zoo
+from keras_cnns import recipe as recipes, report, runs, summary, train, tune, zoo
 from keras_cnns.cost import cost
 from keras_cnns.export.subject import export_subject
 from keras_cnns.tune import pictures
@@ -31,7 +31,7 @@ def demo(out: Path, *, echo: Callable[[str], object] = print) -> bool:
     echo("1/4 training inception_v1, narrowed for 32 pixels, on the digits")
     run = train.train(recipe, out / "run")
     source = runs.open_data(run.recipe)
-    found = train.summarise(run, "test", source)
+    found = summary.summarise(run, "test", source)
     echo(f"    test accuracy {found['metrics']['accuracy']:.2%}")
 
     size = cost(

@@ -8,13 +8,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_cnns import data, evaluate, recipe as recipes, report, runs, zoo
-from keras_cnns.cost import cost
-from keras_cnns.crops import PLAIN, Views
+from keras_cnns import data, recipe as recipes, runs, zoo
 from keras_cnns.errors import UsageError
 from keras_cnns.quiet import start_keras
 from keras_cnns.recipe import Recipe
 from keras_cnns.runs import Run
+from keras_cnns.summary import summarise
 from keras_cnns.training import checkpoint, machine
 from keras_cnns.training.devices import Devices, open_devices, several
 from keras_cnns.training.setup import batches, build, compiled, output_names, resolve
@@ -29,9 +28,7 @@ __all__ = [
     "compiled",
     "output_names",
     "resolve",
-    "summarise",
     "train",
-    "write_page",
 ]
 
 MOST_RESTORES = 5
@@ -251,59 +248,3 @@ def _open_or_create(out: Path, recipe: Recipe, source: data.Source) -> Run:
         raise UsageError(f"{out} holds a run on other classes; choose another --out")
     runs.check_data(run, source, ("train", "validation"), "choose another --out")
     return run
-
-
-def summarise(
-    run: Run,
-    split: str,
-    source: data.Source,
-    *,
-    precision: str = "auto",
-    views: Views = PLAIN,
-) -> dict[str, Any]:
-    """Evaluate a run on a split; keep its metrics.json and report.html; return the evaluation.
-
-    In metrics.json it is called as the split, with the views where they are not plain:
-    "test, 10 crops".
-    """
-    runs.prepare_folder(run.path)
-    found = evaluate.evaluate(run, source, split, precision=precision, views=views)
-    name = ", ".join(filter(None, (split, views.words)))
-    runs.write_metrics(run, name, found["metrics"])
-    write_page(run, found, name)
-    return found
-
-
-def write_page(run: Run, evaluation: dict[str, Any] | None = None, name: str = "") -> None:
-    """Write report.html of a run: its curves, and what it gets right where that is known.
-
-    Args:
-        run: the run.
-        evaluation: what the page shows in full.
-        name: what that is called in metrics.json, whose other accuracies are named too.
-    """
-    recipe = run.recipe
-    size = cost(
-        recipe.model.name,
-        input_shape=run.image_shape,
-        num_classes=len(run.labels),
-        spec=recipe.model.spec,
-    )
-    measured = runs.evaluations(run)
-    if name in measured:
-        measured = {name: measured[name], **measured}
-    right = {f"{key} accuracy": f"{each['accuracy']:.2%}" for key, each in measured.items()}
-    facts = right | {
-        "network": recipe.model.name,
-        "data": recipe.data.name,
-        "image": "x".join(map(str, run.image_shape)),
-        "parameters": f"{size.params:,}",
-        "MACs": f"{size.macs:,}",
-    }
-    report.write(
-        run.path / "report.html",
-        f"{recipe.model.name} on {Path(recipe.data.name).name}",
-        facts=facts,
-        history=runs.read_history(run.path),
-        evaluation=evaluation,
-    )

@@ -78,13 +78,13 @@ def evaluate(
         raise UsageError(f"received {count}; give one, or several with --ensemble")
     members = [open_run(run) for run in runs]
     with working():
-        from keras_cnns import evaluate as evaluation, train
+        from keras_cnns import evaluate as evaluation, summary
 
         sources = evaluation.open_sources(members, data, data_dir=data_dir)
         if ensemble:
             found = evaluation.ensemble(members, sources, precision=precision, views=views)
         elif data is None:
-            found = train.summarise(
+            found = summary.summarise(
                 members[0], "test", sources[0], precision=precision, views=views
             )
         else:

@@ -84,15 +84,15 @@ def report(run: Path, split: str, data_dir: str | None, as_json: bool) -> None:
 
     opened = runs.open_run(run)
     with working():
-        from keras_cnns import train
+        from keras_cnns import summary
 
         if not (run / "model.keras").is_file():
-            train.write_page(opened)
+            summary.write_page(opened)
             found = []
         else:
             source = runs.open_data(opened.recipe, data_dir=data_dir)
             runs.check_data(opened, source, [split], "train the run anew")
-            found = _classes(train.summarise(opened, split, source))
+            found = _classes(summary.summarise(opened, split, source))
     if as_json:
         return print_json({"report": str(run / "report.html"), "classes": found})
     if found:

@@ -58,7 +58,7 @@ def decode_part(
     channels: int,
     orientation: tf.Tensor | int = 1,
     *,
-    enough: tuple[tf.Tensor | int, tf.Tensor | int] | None = None,
+    enough: tuple[tf.Tensor | int, tf.Tensor | int],
 ) -> tf.Tensor:
     """Return a part of an encoded image, without decoding more of a JPEG than that.
 
@@ -72,7 +72,7 @@ def decode_part(
         channels: as of `decode`.
         orientation: as of `decode`; the part is turned.
         enough: height and width, as stored: a JPEG is decoded at the smallest size at which the
-            part has them still; None is its own.
+            part has them still.
     """
     import tensorflow as tf
 
@@ -81,8 +81,6 @@ def decode_part(
 
     def jpeg() -> tf.Tensor:
         wanted = window(lambda: tf.image.extract_jpeg_shape(data)[:2])
-        if enough is None:
-            return tf.io.decode_and_crop_jpeg(data, wanted, **_JPEG)
         halves = sum(
             tf.cast(tf.reduce_all(wanted[2:] >= tf.stack(enough) * ratio), tf.int32)
             for ratio in (2, 4, 8)

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 from keras import layers
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from keras_cnns.fusion.graph import LINEAR, Graph, Step, running, unfolded
 
@@ -43,29 +45,28 @@ class _Use(NamedTuple):
 
 
 class _Factors:
-    """The factor of each channel of each value, as a number; some are found to be the same.
+    """The factor of each channel of each value, as a number; some have to be the same.
 
     Factor 0 is that of the channels that have to stay as they are.
     """
 
     def __init__(self) -> None:
-        self.same = [0]
+        self.count = 1
         self.of: dict[int, np.ndarray] = {}
+        self.same: list[np.ndarray] = []  # pairs, (2, n)
 
     def fresh(self, count: int) -> np.ndarray:
-        first = len(self.same)
-        self.same += range(first, first + count)
-        return np.arange(first, first + count)
-
-    def first(self, factor: int) -> int:
-        while self.same[factor] != factor:
-            factor = self.same[factor]
-        return factor
+        self.count += count
+        return np.arange(self.count - count, self.count)
 
     def unite(self, some: np.ndarray, others: np.ndarray | int) -> None:
-        for pair in zip(*np.broadcast_arrays(some, others), strict=True):
-            kept, gone = sorted(map(self.first, pair))
-            self.same[gone] = kept
+        self.same.append(np.stack(np.broadcast_arrays(some, others)))
+
+    def classes(self) -> np.ndarray:
+        """Return of each factor the number of those that are the same."""
+        first, second = np.concatenate([np.zeros((2, 1), int), *self.same], axis=1)
+        pairs = coo_array((np.ones(len(first)), (first, second)), shape=(self.count, self.count))
+        return connected_components(pairs, directed=False)[1]
 
 
 def equalise(model: keras.Model, images: np.ndarray) -> None:
@@ -77,22 +78,23 @@ def equalise(model: keras.Model, images: np.ndarray) -> None:
     """
     graph, _ = unfolded(model)
     factors, uses = _traced(graph)
-    first = np.array([factors.first(factor) for factor in factors.same])
-    values, weights = np.zeros((2, len(first)))
+    number = factors.classes()
+    values, weights = np.zeros((2, number.max() + 1))
     for step, _, made in running(graph, images):
         for value, y in zip(step.outputs, made, strict=True):
             ids = factors.of[value]
             if ids.any():
                 sizes = np.abs(keras.ops.convert_to_numpy(y)).reshape(-1, len(ids)).max(0)
-                np.maximum.at(values, first[ids], sizes)
+                np.maximum.at(values, number[ids], sizes)
     for use in uses:
         # A depthwise kernel has a scale for each of its inputs, and loses nothing.
         if type(use.layer) is not layers.DepthwiseConv2D:
-            np.maximum.at(weights, first[use.taken], _sizes(use.layer))
+            np.maximum.at(weights, number[use.taken], _sizes(use.layer))
     scales = np.where(weights > 0, values**SHARE * np.maximum(weights, 1e-9) ** (SHARE - 1), values)
-    scales[(values == 0) | (first == 0)] = 1
+    scales[values == 0] = 1
+    scales[number[0]] = 1
     for use in uses:
-        _rescale(use.layer, scales[first[use.taken]], scales[first[use.made]])
+        _rescale(use.layer, scales[number[use.taken]], scales[number[use.made]])
 
 
 def _traced(graph: Graph) -> tuple[_Factors, list[_Use]]:

@@ -8,7 +8,8 @@ from keras_cnns import builder, data, spec as specs, zoo
 from keras_cnns.preprocessing import scaling
 from keras_cnns.recipe import Recipe
 from keras_cnns.training import machine, transfer
-from keras_cnns.training.devices import Devices, model_class
+from keras_cnns.training.devices import Devices
+from keras_cnns.training.workers import model_class
 
 if TYPE_CHECKING:
     import keras
@@ -110,7 +111,7 @@ def compiled(
         name: copy.get_layer("logits" if name == "predictions" else f"{name}_logits").output
         for name in output_names(recipe, model)
     }
-    trainer = model_class(devices or Devices())(copy.input, scores, name=model.name)
+    trainer = model_class((devices or Devices()).workers)(copy.input, scores, name=model.name)
     for name in transfer.frozen(recipe, phase):
         trainer.get_layer(name).trainable = False
     rule = optimizer(

@@ -219,40 +219,26 @@ def test_bayesian_chooses_what_is_promising_within_the_budget():
     assert sorted(chosen)[6] > max(drawn)
 
 
-def test_bayesian_comes_to_the_end_of_a_space():
+@pytest.mark.parametrize(
+    ("oracle", "status", "answer"),
+    [("bayesian", "completed", None), ("hyperband", "running", Wait())],
+)
+def test_when_all_points_are_taken(oracle, status, answer):
+    """Bayesian search is at its end; Hyperband waits for those that it may promote."""
     shop = driver.market("resnet20_cifar", 32, "depths")
     shop.space.choices["stages.0.depth"] = shop.space.choices["stages.1.depth"] = (1.0,)
     trials, seen = [], set()
 
     def following():
         return kerastuner.next_step(
-            "bayesian", shop, trials, planned=9, epochs=9, seen=seen, anchor=shop.space.default,
+            oracle, shop, trials, planned=9, epochs=9, seen=seen, anchor=shop.space.default,
             first=[], seed=0, draw=Random(0),
         )  # fmt: skip
 
     for i in range(4):
         step = following()
         seen.add(shop.key(step.values))
-        trials.append({"values": step.values, "status": "completed", "score": i / 10})
+        told = {"status": status, "score": i / 10 if status == "completed" else None}
+        trials.append({"values": step.values, "state": step.state, **told})
     assert len(seen) == 4
-    assert following() is None
-
-
-def test_hyperband_waits_for_those_at_work():
-    shop = driver.market("resnet20_cifar", 32, "depths")
-    shop.space.choices["stages.0.depth"] = shop.space.choices["stages.1.depth"] = (1.0,)
-    trials, seen = [], set()
-
-    def following():
-        return kerastuner.next_step(
-            "hyperband", shop, trials, planned=9, epochs=9, seen=seen, anchor=shop.space.default,
-            first=[], seed=0, draw=Random(0),
-        )  # fmt: skip
-
-    for _ in range(4):
-        step = following()
-        seen.add(shop.key(step.values))
-        trials.append(
-            {"values": step.values, "status": "running", "score": None, "state": step.state}
-        )
-    assert following() == Wait()
+    assert following() == answer
