@@ -164,7 +164,12 @@ def _fit(run: Run, source: data.Source, devices: Devices) -> None:
                 ) from None
             print(f"{where}: going back, at half the learning rate", file=sys.stderr)
         else:
-            devices.compare(trainer)
+            try:
+                devices.compare(trainer)
+            except UsageError:
+                if devices.first:
+                    checkpoint.set_aside(run.path)
+                raise
 
 
 def _finish(

@@ -117,6 +117,11 @@ def test_workers_that_come_to_other_weights_are_told(tmp_path):
         assert process.returncode
         assert "has come to other weights than the others" in said.strip().splitlines()[-1]
     assert not (tmp_path / "run" / "model.keras").exists()
+    again = start(tmp_path / "run", "one", "train.epochs=1")
+    _, said = again.communicate(timeout=300)
+    assert again.returncode
+    assert "has 1 epochs of history but no checkpoint" in said.strip().splitlines()[-1]
+    assert len(list((tmp_path / "run").glob("unequal-checkpoint-*.safetensors"))) == 1
 
 
 @pytest.mark.slow

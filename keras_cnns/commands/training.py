@@ -50,12 +50,17 @@ def train(
         from keras_cnns.data import diagnose
         from keras_cnns.train import train
 
-        if strict and not (found := diagnose(recipe.data.name))["passed"]:
-            bad = found["images"] - found["usable"]
-            raise UsageError(
-                f"--strict: {data} has {bad:,} images that cannot be used and "
-                f"{len(found['warnings'])} warnings; keras-cnns doctor {data} names them"
-            )
+        if strict:
+            try:
+                found = diagnose(recipe.data.name)
+            except UsageError as error:
+                raise UsageError(f"--strict: {error}") from None
+            if not found["passed"]:
+                bad = found["images"] - found["usable"]
+                raise UsageError(
+                    f"--strict: {data} has {bad:,} images that cannot be used and "
+                    f"{len(found['warnings'])} warnings; keras-cnns doctor {data} names them"
+                )
         cluster = workers.split(",") if workers else ()
         run = train(recipe, out, deterministic=deterministic, workers=cluster, index=index)
     if index:

@@ -136,6 +136,12 @@ def remove(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def set_aside(folder: Path) -> None:
+    """Rename the checkpoints of a run that nothing may go on from, but a person may look at."""
+    for path in _files(folder):
+        path.rename(path.with_name(f"unequal-{path.name}"))
+
+
 def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob(PATTERN))
 

@@ -1,5 +1,6 @@
 """What is found of every bad image we know of, what is remembered, and what is warned of."""
 
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -150,6 +151,39 @@ def test_orientation_is_pils(turned, kind, orientation):
     difference = np.abs(part.numpy().astype(int) - transposed)
     # JPEG's colours are interpolated over the edge of a part.
     assert (difference[2:-2, 2:-2] if kind == "jpg" else difference).max() == 0
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("augment", ["resized_crop", "vgg"])
+def test_what_a_training_cuts_out_is_upright(tmp_path, augment, known):
+    """Red grows to the right and green downwards, whichever way the file has them."""
+    down, right = np.mgrid[0:60, 0:90]
+    shown = np.stack([2 * right, 3 * down, np.zeros_like(down)], -1).astype(np.uint8)
+    back = (None, 1, 2, 3, 4, 5, 8, 7, 6)  # what undoes an orientation: 6 and 8 each other
+    for orientation in range(1, 9):
+        stored = Image.fromarray(shown)
+        stored.getexif()[0x0112] = back[orientation]
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        place = tmp_path / "ab"[orientation % 2] / f"{orientation}.png"
+        place.parent.mkdir(exist_ok=True)
+        ImageOps.exif_transpose(stored).save(place, exif=exif)
+        assert np.array_equal(upright(place), shown)
+    source = data.open_source(str(tmp_path), validation=0, test=0)
+    assert source.form is not None
+    if not known:
+        source = dataclasses.replace(source, form=None)
+    batches = data.batches(
+        source, "train", image_shape=(20, 30, 3), batch_size=8, training=True, augment=augment
+    )
+    for pixels, _ in batches.take(4):
+        means = pixels.numpy().astype(float)
+        across = np.diff(means.mean(1), axis=1)  # of rows: how each channel changes to the right
+        along = np.diff(means.mean(2), axis=1)
+        assert np.all(np.abs(across[..., 0].mean(1)) > 0.5)  # falls where mirrored
+        assert np.all(np.abs(across[..., 1]).max(1) < 0.5)
+        assert np.all(along[..., 1].mean(1) > 0.5)  # never upside down
+        assert np.all(np.abs(along[..., 0]).max(1) < 0.5)
 
 
 def test_orientation_in_a_training(turned):
@@ -339,6 +373,10 @@ def test_a_strict_training_does_not_begin(folder, tmp_path):
     result = CliRunner().invoke(cli.main, [*map(str, words)])
     assert result.exit_code == 2
     assert "1 images that cannot be used and 0 warnings; keras-cnns doctor" in result.output
+    words[3] = "digits"
+    result = CliRunner().invoke(cli.main, [*map(str, words)])
+    assert result.exit_code == 2
+    assert '--strict: "digits" is not a folder' in result.output
     assert not (tmp_path / "run").exists()
 
 
