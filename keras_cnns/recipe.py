@@ -152,7 +152,8 @@ class Train(_Section):
     freeze_epochs: Whole | None = None
     unfreeze_from: Text | None = None  # the stage from which on it learns afterwards; None: all
     backbone_rate: Rate | None = None  # times the learning rate of all but the head; None: 0.3
-    batch_norm_momentum: Part = 0.9  # Keras's 0.99 makes a short training look broken
+    # Keras's 0.99 makes a short training look broken; where `ema` is set, it takes its place.
+    batch_norm_momentum: Part = 0.9
     precision: Precision = "auto"  # bfloat16 where processor or GPU have instructions for it
     deterministic: Flag | None = None  # equal runs are bit-equal; None: yes on a CPU
     checkpoint_epochs: Count = 1  # between two checkpoints

@@ -46,6 +46,7 @@ def optimizer(
     train: Train,
     steps_per_epoch: int,
     *,
+    ema: float | None = None,
     scale: float = 1.0,
     first: int = 0,
     factors: Sequence[float] | None = None,
@@ -55,6 +56,7 @@ def optimizer(
     Args:
         train: the recipe's section.
         steps_per_epoch: batches in an epoch.
+        ema: the momentum of running means of the weights, a batch; None for no such means.
         scale: times the learning rate of every weight.
         first: how many batches were trained by another optimizer before.
         factors: times that of each, in the order of the model's trainable variables.
@@ -75,18 +77,47 @@ def optimizer(
     }[train.optimizer]
     if train.epsilon is not None:
         own["epsilon"] = train.epsilon
-    made = (kind if factors is None else _slowed(kind, factors))(
+    if factors is not None:
+        kind = _slowed(kind, factors)
+    made = (kind if ema is None else _averaging(kind))(
         Rate(),
         weight_decay=train.weight_decay,
         global_clipnorm=train.clip_norm,
-        use_ema=train.ema is not None,
-        # Keras takes the mean after every batch, also where weights change only after several.
-        ema_momentum=(train.ema or 0.0) ** (1 / train.accumulate),
+        use_ema=ema is not None,
+        ema_momentum=ema or 0.0,
         gradient_accumulation_steps=train.accumulate if train.accumulate > 1 else None,
         **own,
     )
     made.exclude_from_weight_decay(var_names=list(UNDECAYED))
     return made
+
+
+def warmed(momentum: float, batches: Any) -> Any:
+    """Return how much of a running mean stays when a batch comes, after so many.
+
+    A mean of few should not remember the first of them for long. TensorFlow's
+    ExponentialMovingAverage and timm's ModelEmaV3 do so with `num_updates`.
+
+    >>> [round(float(warmed(0.999, n)), 2) for n in (0.0, 1.0, 9.0, 91.0, 1e6)]
+    [0.0, 0.1, 0.5, 0.91, 1.0]
+    """
+    from keras import ops
+
+    return ops.minimum(momentum, batches / (9 + batches))
+
+
+def _averaging(kind: Any) -> Any:
+    """Return a kind of optimizer whose running means of weights leave the first ones behind."""
+    from keras import ops
+
+    class Averaging(kind):
+        def _update_model_variables_moving_average(self, trainable_variables: Any) -> None:
+            momentum = warmed(self.ema_momentum, ops.cast(self._iterations, "float32"))
+            means = self._model_variables_moving_average
+            for variable, mean in zip(trainable_variables, means, strict=True):
+                mean.assign(momentum * mean + (1 - momentum) * variable)
+
+    return Averaging
 
 
 def _slowed(kind: Any, factors: Sequence[float]) -> Any:

@@ -106,7 +106,9 @@ def compiled(
 
     wanted = recipe.train
     precision = machine.precision(wanted.precision)
-    copy = twin(model, precision)
+    # Running means are taken of every batch, also where weights change only after several.
+    ema = None if wanted.ema is None else wanted.ema ** (1 / wanted.accumulate)
+    copy = twin(model, precision, ema)
     scores = {
         name: copy.get_layer("logits" if name == "predictions" else f"{name}_logits").output
         for name in output_names(recipe, model)
@@ -117,6 +119,7 @@ def compiled(
     rule = optimizer(
         wanted,
         steps_per_epoch,
+        ema=ema,
         scale=scale,
         first=phase * wanted.head_epochs * steps_per_epoch,
         factors=transfer.factors(recipe, trainer),

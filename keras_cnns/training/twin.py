@@ -5,17 +5,52 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_cnns.training.optimizers import warmed
 
-class FusedBatchNormalization(keras.layers.BatchNormalization):
+
+class TrainedBatchNormalization(keras.layers.BatchNormalization):
     """Keras's batch normalisation, computed in training by TensorFlow's FusedBatchNormV3.
 
-    It is for training alone: what is saved has Keras's own layer and the same weights.
+    With `ema`, its statistics are running means over the same batches as those of the weights that
+    they are used with, as timm has it: those of the last few batches belong to other weights. It
+    is for training alone: what is saved has Keras's own layer and the same weights.
     """
+
+    def __init__(self, *, ema: float | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.ema = ema
+
+    def build(self, input_shape: Any) -> None:
+        """Make the weights of Keras's layer and, with `ema`, a counter behind them."""
+        super().build(input_shape)
+        if self.ema is not None:
+            self.batches = self.add_weight(
+                shape=(), initializer="zeros", trainable=False, autocast=False, name="batches"
+            )
+
+    @property
+    def momentum(self) -> Any:
+        """How much of the running statistics stays when a batch comes."""
+        return self._momentum if self.ema is None else warmed(self.ema, self.batches)
+
+    @momentum.setter
+    def momentum(self, value: float) -> None:
+        self._momentum = value
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalise a feature map (batch, height, width, channels) by its own statistics."""
-        if not (training and self.trainable and len(inputs.shape) == 4 and mask is None):
+        if not (training and self.trainable):
             return super().call(inputs, training=training, mask=mask)
+        fused = keras.backend.backend() == "tensorflow" and self.axis in (-1, 3)
+        if fused and len(inputs.shape) == 4 and mask is None:
+            made = self._fused(inputs)
+        else:
+            made = super().call(inputs, training=training, mask=mask)
+        if self.ema is not None:
+            self.batches.assign(self.batches + 1)
+        return made
+
+    def _fused(self, inputs: Any) -> Any:
         import tensorflow as tf
 
         channels = inputs.shape[-1]
@@ -32,15 +67,16 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         # TensorFlow estimates the variance of the population, Keras keeps that of the sample.
         pixels = ops.cast(ops.size(inputs) // channels, "float32")
         variance = made.batch_variance * (pixels - 1) / pixels
+        momentum = self.momentum
         for moving, batch in (
             (self.moving_mean, made.batch_mean),
             (self.moving_variance, variance),
         ):
-            moving.assign(moving * self.momentum + batch * (1 - self.momentum))
+            moving.assign(moving * momentum + batch * (1 - momentum))
         return made.y
 
 
-def twin(model: keras.Model, precision: str) -> keras.Model:
+def twin(model: keras.Model, precision: str, ema: float | None = None) -> keras.Model:
     """Return a copy of a model that trains faster, or the model itself where none would.
 
     Its layers compute in another precision, but for the class scores, and its normalisations are
@@ -49,29 +85,34 @@ def twin(model: keras.Model, precision: str) -> keras.Model:
     Args:
         model: plain and in float32.
         precision: "float32", "mixed_bfloat16" or "mixed_float16".
+        ema: the momentum of the running means of weights, a batch, where there are some.
     """
     on_tensorflow = keras.backend.backend() == "tensorflow"
-    plain = keras.layers.BatchNormalization
 
-    def fuses(layer: Any) -> bool:
-        return on_tensorflow and type(layer) is plain and layer.axis in (-1, 3)
+    def trained(layer: Any) -> bool:
+        plain = type(layer) is keras.layers.BatchNormalization
+        return plain and (ema is not None or (on_tensorflow and layer.axis in (-1, 3)))
 
-    if precision == "float32" and not any(map(fuses, model.layers)):
+    if precision == "float32" and not any(map(trained, model.layers)):
         return model
 
     def copied(layer: Any) -> Any:
         settings = layer.get_config()
         if not layer.name.endswith("logits"):
             settings["dtype"] = precision
-        return (FusedBatchNormalization if fuses(layer) else type(layer)).from_config(settings)
+        if trained(layer):
+            return TrainedBatchNormalization(ema=ema, **settings)
+        return type(layer).from_config(settings)
 
     copy = keras.models.clone_model(model, clone_function=copied)
-    copy.set_weights(model.get_weights())
+    for layer in model.layers:
+        own = copy.get_layer(layer.name)
+        own.set_weights([*layer.get_weights(), *own.get_weights()[len(layer.weights) :]])
     return copy
 
 
 def carry_back(trained: keras.Model, model: keras.Model) -> None:
     """Give a model the weights of its trained copy."""
     for layer in trained.layers:
-        if layer.weights:
-            model.get_layer(layer.name).set_weights(layer.get_weights())
+        own = model.get_layer(layer.name)
+        own.set_weights(layer.get_weights()[: len(own.weights)])
