@@ -8,8 +8,10 @@ The curves are in NAME.png.
 
 import argparse
 import datetime
+import itertools
 import json
 import statistics
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,24 @@ import matplotlib
 from speed import measure
 
 from keras_cnns import runs
+from keras_cnns.errors import UsageError
 
 matplotlib.use("agg")
 from matplotlib import pyplot
 
 CURVES = ("accuracy", "val_accuracy", "loss", "val_loss")
+
+
+def opened(paths: list[Path]) -> list[runs.Run]:
+    """Open runs that differ in their seeds alone."""
+    found = sorted(map(runs.open_run, paths), key=lambda run: run.recipe.seed)
+    if len({run.recipe.seed for run in found}) < len(found):
+        raise SystemExit("two of these runs have the same seed; give each once")
+    for run in found[1:]:
+        alike = replace(run.recipe, seed=found[0].recipe.seed)
+        if other := runs.first_difference(asdict(found[0].recipe), asdict(alike)):
+            raise SystemExit(f"{run.path} is of another recipe than {found[0].path}: {other}")
+    return found
 
 
 def described(run: runs.Run) -> dict[str, Any]:
@@ -46,9 +61,8 @@ def described(run: runs.Run) -> dict[str, Any]:
 def draw(rows: list[dict[str, Any]], place: Path) -> None:
     """Draw the accuracies of every run, in training and in validation, epoch by epoch."""
     figure, axes = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
-    for row, colour in zip(
-        rows, pyplot.rcParams["axes.prop_cycle"].by_key()["color"], strict=False
-    ):
+    colours = itertools.cycle(pyplot.rcParams["axes.prop_cycle"].by_key()["color"])
+    for row, colour in zip(rows, colours, strict=False):
         epochs = range(1, len(row["history"]["accuracy"]) + 1)
         for key, style, what in (
             ("accuracy", ":", "training"),
@@ -67,17 +81,20 @@ def draw(rows: list[dict[str, Any]], place: Path) -> None:
 def main() -> None:
     """Write NAME.json and NAME.png."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("runs", nargs="+", type=runs.open_run)
+    parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--note", default="", help="What a reader must know of the runs.")
     words = parser.parse_args()
-    rows = sorted(map(described, words.runs), key=lambda row: row["seed"])
+    try:
+        rows = [described(run) for run in opened(words.runs)]
+    except UsageError as error:
+        raise SystemExit(str(error)) from None
     scores = [row["test"]["accuracy"] for row in rows]
     record = {
         "recipe": f"{words.out.stem}.toml",
         "date": datetime.date.today().isoformat(),
         "machine": measure.machine(),
-        "versions": measure.versions("tensorflow-cpu", "keras"),
+        "versions": measure.versions("tensorflow", "tensorflow-cpu", "keras"),
         "note": words.note,
         "seeds": len(rows),
         "mean_test_accuracy": statistics.mean(scores),

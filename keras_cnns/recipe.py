@@ -152,7 +152,7 @@ class Train(_Section):
     freeze_epochs: Whole | None = None
     unfreeze_from: Text | None = None  # the stage from which on it learns afterwards; None: all
     backbone_rate: Rate | None = None  # times the learning rate of all but the head; None: 0.3
-    # Keras's 0.99 makes a short training look broken; where `ema` is set, it takes its place.
+    # Keras's 0.99 makes a short training look broken; a larger `ema` is that of statistics too.
     batch_norm_momentum: Part = 0.9
     precision: Precision = "auto"  # bfloat16 where processor or GPU have instructions for it
     deterministic: Flag | None = None  # equal runs are bit-equal; None: yes on a CPU

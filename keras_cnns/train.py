@@ -215,9 +215,11 @@ def _newest(run: Run) -> tuple[State, dict[str, Any]]:
     told = runs.read_history(run.path)
     if found is None:
         if told:
+            unequal = checkpoint.are_set_aside(run.path)
             raise UsageError(
-                f"{run.path} has {len(told)} epochs of history but no checkpoint; delete the "
-                "folder to train from the start, or choose another --out"
+                f"{run.path} has {len(told)} epochs of history but "
+                f"{'its workers came to unequal weights' if unequal else 'no checkpoint'}; delete "
+                "the folder to train from the start, or choose another --out"
             )
         return State(backend=backend), {}
     state = State(**found.state)

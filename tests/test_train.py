@@ -197,11 +197,11 @@ def test_their_running_means_are_keras_s_own():
         assert np.asarray(fused) == pytest.approx(np.asarray(plain), rel=1e-5)
 
 
-def running_mean(values, momentum):
-    """Return the mean as timm defines it: in the n-th step at most (1 + n) / (10 + n) stay."""
+def running_mean(values, momentum, least=0.0):
+    """Return the mean as TensorFlow has it: in the n-th step at most (1 + n) / (10 + n) stay."""
     mean = values[0]
     for n, value in enumerate(values[1:]):
-        stay = min(momentum, (1 + n) / (10 + n))
+        stay = max(least, min(momentum, (1 + n) / (10 + n)))
         mean = stay * mean + (1 - stay) * value
     return mean
 
@@ -209,29 +209,44 @@ def running_mean(values, momentum):
 @pytest.mark.parametrize("shape", [(64, 5), (16, 2, 2, 5)], ids=["rows", "maps"])
 def test_with_running_means_of_weights_the_statistics_are_of_the_same_batches(shape):
     draw = np.random.default_rng(0)
-    layer = TrainedBatchNormalization(ema=0.6)
+    layer = TrainedBatchNormalization(ema=0.4, momentum=0.2)
+    assert layer.get_config()["momentum"] == 0.2
+    again = TrainedBatchNormalization.from_config(layer.get_config())
+    assert (again.ema, again._momentum) == (0.4, 0.2)
     batches = [draw.normal(n, 1 + n, shape).astype("float32") for n in range(12)]
     for x in batches:
         layer(x, training=True)
         layer(x, training=False)
     axes = tuple(range(len(shape) - 1))
-    for found, of in ((layer.moving_mean, np.mean), (layer.moving_variance, np.var)):
-        expected = running_mean([of(x, axes) for x in batches], 0.6)
+    for found, of, start in (
+        (layer.moving_mean, np.mean, np.zeros(5)),
+        (layer.moving_variance, np.var, np.ones(5)),
+    ):
+        values = [of(x, axes) for x in batches]
+        first = 0.2 * start + 0.8 * values[0]
+        expected = running_mean([first, *values[1:]], 0.4, least=0.2)
         assert np.asarray(found) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_running_means_of_weights(accumulate):
-    settings = ["train.optimizer=sgd", "train.ema=0.49", f"train.accumulate={accumulate}"]
+    settings = ["train.optimizer=sgd", "train.ema=0.09", f"train.accumulate={accumulate}"]
     trainer, _ = compiled(*settings, "train.warmup_epochs=0")
     draw, seen = np.random.default_rng(0), []
     for _ in range(8):
         rule, weights = trainer.optimizer, trainer.trainable_variables
         rule.apply([keras.ops.array(draw.normal(size=w.shape), "float32") for w in weights])
         seen.append([np.asarray(weight).copy() for weight in weights])
-    momentum = 0.49 ** (1 / accumulate)
+    momentum = 0.09 ** (1 / accumulate)
     for (_, mean), values in zip(averages(trainer), zip(*seen, strict=True), strict=True):
         assert np.asarray(mean) == pytest.approx(running_mean(values, momentum), abs=1e-6)
+
+
+def test_several_batches_of_one_step_count_as_one():
+    settings = ["model.name=resnet20_cifar", "model.width=0.25", "train.ema=0.81"]
+    trainer, _ = compiled(*settings, "train.accumulate=2")
+    kinds = {type(layer): layer.ema for layer in trainer.layers if hasattr(layer, "ema")}
+    assert kinds == {TrainedBatchNormalization: pytest.approx(0.9)}
 
 
 def test_long_running_means_do_not_spoil_a_short_training(tmp_path):

@@ -142,6 +142,11 @@ def set_aside(folder: Path) -> None:
         path.rename(path.with_name(f"unequal-{path.name}"))
 
 
+def are_set_aside(folder: Path) -> bool:
+    """Return whether a run has checkpoints that nothing may go on from."""
+    return any(folder.glob(f"unequal-{PATTERN}"))
+
+
 def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob(PATTERN))
 

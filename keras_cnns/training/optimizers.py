@@ -79,7 +79,9 @@ def optimizer(
         own["epsilon"] = train.epsilon
     if factors is not None:
         kind = _slowed(kind, factors)
-    made = (kind if ema is None else _averaging(kind))(
+    if ema is not None:
+        kind = _averaging(kind)
+    made = kind(
         Rate(),
         weight_decay=train.weight_decay,
         global_clipnorm=train.clip_norm,
@@ -95,8 +97,8 @@ def optimizer(
 def warmed(momentum: float, batches: Any) -> Any:
     """Return how much of a running mean stays when a batch comes, after so many.
 
-    A mean of few should not remember the first of them for long. TensorFlow's
-    ExponentialMovingAverage and timm's ModelEmaV3 do so with `num_updates`.
+    A mean of few should not remember the first of them for long. This is what
+    tf.train.ExponentialMovingAverage does with `num_updates`.
 
     >>> [round(float(warmed(0.999, n)), 2) for n in (0.0, 1.0, 9.0, 91.0, 1e6)]
     [0.0, 0.1, 0.5, 0.91, 1.0]

@@ -9,11 +9,11 @@ from keras_cnns.training.optimizers import warmed
 
 
 class TrainedBatchNormalization(keras.layers.BatchNormalization):
-    """Keras's batch normalisation, computed in training by TensorFlow's FusedBatchNormV3.
+    """Keras's batch normalisation; on TensorFlow a feature map's by FusedBatchNormV3 in training.
 
-    With `ema`, its statistics are running means over the same batches as those of the weights that
-    they are used with, as timm has it: those of the last few batches belong to other weights. It
-    is for training alone: what is saved has Keras's own layer and the same weights.
+    With `ema`, its statistics are running means over as many batches as those of the weights that
+    they are used with, but no fewer than its own momentum makes: those of the last few batches
+    belong to other weights. It is for training alone: what is saved has Keras's own layer.
     """
 
     def __init__(self, *, ema: float | None = None, **settings: Any) -> None:
@@ -31,14 +31,20 @@ class TrainedBatchNormalization(keras.layers.BatchNormalization):
     @property
     def momentum(self) -> Any:
         """How much of the running statistics stays when a batch comes."""
-        return self._momentum if self.ema is None else warmed(self.ema, self.batches)
+        if self.ema is None or not self.built:
+            return self._momentum
+        return ops.maximum(self._momentum, warmed(self.ema, self.batches))
 
     @momentum.setter
     def momentum(self, value: float) -> None:
         self._momentum = value
 
+    def get_config(self) -> dict[str, Any]:
+        """Return what makes such a layer again."""
+        return {**super().get_config(), "momentum": self._momentum, "ema": self.ema}
+
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Normalise a feature map (batch, height, width, channels) by its own statistics."""
+        """Normalise a batch, in training by its own statistics."""
         if not (training and self.trainable):
             return super().call(inputs, training=training, mask=mask)
         fused = keras.backend.backend() == "tensorflow" and self.axis in (-1, 3)
@@ -77,10 +83,10 @@ class TrainedBatchNormalization(keras.layers.BatchNormalization):
 
 
 def twin(model: keras.Model, precision: str, ema: float | None = None) -> keras.Model:
-    """Return a copy of a model that trains faster, or the model itself where none would.
+    """Return a copy of a model that trains better, or the model itself where none would.
 
-    Its layers compute in another precision, but for the class scores, and its normalisations are
-    fused; it has the same weights by the same names.
+    Its layers compute in another precision, but for the class scores; its normalisations are fused
+    and, with `ema`, have a counter behind their weights. All else is the same, by the same names.
 
     Args:
         model: plain and in float32.
