@@ -93,7 +93,7 @@ def main() -> None:
     record = {
         "recipe": f"{words.out.stem}.toml",
         "date": datetime.date.today().isoformat(),
-        "machine": measure.machine(),
+        "machine": {k: v for k, v in measure.machine().items() if k != "load"},
         "versions": measure.versions("tensorflow", "tensorflow-cpu", "keras"),
         "note": words.note,
         "seeds": len(rows),
