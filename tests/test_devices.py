@@ -101,10 +101,12 @@ def test_two_workers_train_as_two_replicas_of_a_machine_and_as_one_device(tmp_pa
 @pytest.mark.slow
 def test_the_workers_share_the_statistics_of_normalisations(tmp_path):
     narrow = ["model.name=resnet20_cifar", "model.width=0.25", "data.size=16"]
-    settings = [*narrow, "train.epochs=1", "train.ema=0.9"]
-    said = ended(*workers(tmp_path / "run", *settings))
-    found = [re.findall(r"^worker \d: weights (\w{64})$", text, re.M) for text in said]
-    assert found[0] == found[1] == [hash_of(tmp_path / "run")]
+    for name, more in (("last", []), ("mean", ["train.ema=0.9"])):
+        said = ended(*workers(tmp_path / name, *narrow, "train.epochs=1", *more))
+        found = [re.findall(r"^worker \d: weights (\w{64})$", text, re.M) for text in said]
+        assert found[0] == found[1]
+        # What is kept are the last weights, or means of them.
+        assert (found[0] == [hash_of(tmp_path / name)]) == (not more)
 
 
 @pytest.mark.slow
