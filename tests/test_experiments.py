@@ -1,11 +1,13 @@
 """The recipes in experiments/ are recipes, and say what they cost and came to."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from keras_cnns import builder, recipe as recipes
+from keras_cnns.cost import cost
 
 RECIPES = sorted((Path(__file__).parent.parent / "experiments").glob("*.toml"))
 
@@ -34,3 +36,13 @@ def test_its_network_takes_its_images(path):
     )
     assert found.shape == (None, classes)
     assert recipe.train.milestones == () or recipe.train.milestones[-1] < recipe.train.epochs
+
+
+def test_the_answer_of_a_search_is_the_network_of_its_record():
+    place = RECIPES[0].parent / "search" / "inception_v1_cifar10.json"
+    record = json.loads(place.read_text(encoding="utf-8"))
+    best = recipes.load(place.with_name("inception_v1_cifar10_best.toml"))
+    found = cost("inception_v1", input_shape=(32, 32, 3), num_classes=10, spec=best.model.spec)
+    [row] = [row for row in record["trials"] if row["id"] == record["best"]]
+    assert (found.macs, found.params) == (row["macs"], row["params"])
+    assert found.macs <= record["max_macs"]
