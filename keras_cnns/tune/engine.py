@@ -206,7 +206,6 @@ class Search:
                 self.plan.oracle,
                 market,
                 trials,
-                planned=self.plan.trials,
                 epochs=self.plan.recipe.train.epochs,
                 seen=seen,
                 anchor=self.plan.anchor,

@@ -4,6 +4,7 @@ They are asked as KerasTuner's own tuner asks them, but nothing of theirs is wri
 anew from the trials so far, and what it needs to remember besides is kept with the trial.
 """
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -20,6 +21,7 @@ from keras_cnns.tune.steps import Step, Wait
 
 NAMES = ("kerastuner", "bayesian", "hyperband")
 OBJECTIVE = "score"
+INITIAL = 5  # random trials before the Bayesian oracle chooses
 POOL = 256  # points that the Bayesian oracle chooses from
 NOISE = 0.25  # of the variance of the scores, by the seed of a training
 PARENTS = 5  # of the best trials, whose mutants are half of them
@@ -32,7 +34,6 @@ def next_step(
     market: Market,
     trials: Sequence[Trial],
     *,
-    planned: int,
     epochs: int,
     seen: set[str],
     anchor: Mapping[str, float],
@@ -46,7 +47,6 @@ def next_step(
         name: one of `NAMES`: random search, Bayesian or Hyperband.
         market: the space, its prices and budget.
         trials: so far, in order.
-        planned: trials in all.
         epochs: of a trial that is trained to its end.
         seen: keys of the points tried.
         anchor: a point within the budget.
@@ -64,9 +64,7 @@ def next_step(
         hyperparameters.Choice(dimension, list(choices), default=1.0, ordered=True)
     # KerasTuner's own defaults are three random trials for each dimension, which is for few of
     # them, and next to no noise, which makes a process that expects nothing but what it has seen.
-    bayesian = partial(
-        oracles.BayesianOptimizationOracle, num_initial_points=max(3, planned // 4), alpha=NOISE
-    )
+    bayesian = partial(oracles.BayesianOptimizationOracle, num_initial_points=INITIAL, alpha=NOISE)
     hyperband = partial(oracles.HyperbandOracle, max_epochs=epochs, hyperband_iterations=None)
     make = dict(zip(NAMES, (oracles.RandomSearchOracle, bayesian, hyperband), strict=True))[name]
     oracle = make(
@@ -128,14 +126,20 @@ def _promising(
 ) -> Proposal | None:
     """Return the point with the best confidence bound of those that may be tried, None for none.
 
-    The Gaussian process and the bound are KerasTuner's. It seeks the bound's optimum in all of the
-    space, where that is mostly beyond the budget; here it is the best of `POOL` points that are
-    new and within it, half of them random, half near the best trials.
+    The Gaussian process and the bound are KerasTuner's, but for two things. It seeks the bound's
+    optimum in all of the space, where that is mostly beyond the budget; here it is the best of
+    `POOL` points that are new and within it, half of them random, half near the best trials. And
+    the length of its kernel is at least the distance of two random points: few noisy scores fit
+    best with none, by which no trial says anything of another point, and all are as promising.
     """
+    from sklearn.gaussian_process.kernels import Matern
+
     pool = _pool(market, trials, seen, anchor, draw)
     if not pool:
         return None
     dimensions = oracle._nonfixed_space()
+    apart = math.sqrt(len(dimensions) / 6)  # of the unit cube's points, on average
+    oracle.gpr.kernel = Matern(apart, (apart, 10 * apart), nu=2.5)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of scikit-learn, about KerasTuner's kernel
         oracle.gpr.fit(*oracle._vectorize_trials())
