@@ -48,7 +48,8 @@ def _ours(name, market):
         anchor = market.space.default
         if name in kerastuner.NAMES:
             found = kerastuner.next_step(
-                name, market, trials, epochs=1, seen=seen, anchor=anchor, first=[], seed=0, draw=draw,
+                name, market, trials, epochs=1, seen=seen, anchor=anchor, first=[], seed=0,
+                draw=draw,
             )  # fmt: skip
         else:
             candidates = oracles.ORACLES[name](market.space, trials, draw)
