@@ -18,7 +18,7 @@ from keras_cnns.cost import cost
 from keras_cnns.errors import UsageError, suggest
 from keras_cnns.recipe import Recipe, Train
 from keras_cnns.training import machine
-from keras_cnns.tune import answer, here, kerastuner, machines, pictures, spaces
+from keras_cnns.tune import answer, arrays, here, kerastuner, machines, pictures, spaces
 from keras_cnns.tune.book import Book
 from keras_cnns.tune.budget import Budget, Market, Price
 from keras_cnns.tune.engine import Plan, Search
@@ -127,7 +127,7 @@ def tune(
         "max_latency_ms": max_latency_ms,
         "latency_of": latency_of,
     }
-    settled = _open_folder(out, recipe, settings)
+    settled = _open_folder(out, recipe, source, settings)
     plan = Plan(
         settled,
         market,
@@ -241,11 +241,13 @@ def _about(recipe: Recipe, source: data.Source) -> dict[str, Any]:
     """Return what the machines of a search must agree on; where each has its data is its own."""
     told = asdict(recipe)
     told["data"] |= {"name": Path(recipe.data.name).name, "dir": None}
-    labels, sizes = list(source.labels), dict(source.sizes)
-    return json.loads(json.dumps({"recipe": told, "labels": labels, "images": sizes}))
+    images = {"images": dict(source.sizes), "digests": dict(source.digests)}
+    return json.loads(json.dumps({"recipe": told, "labels": source.labels, **images}))
 
 
-def _open_folder(out: Path, recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+def _open_folder(
+    out: Path, recipe: Recipe, source: data.Source, settings: Mapping[str, Any]
+) -> Recipe:
     """Make the folder of a search, or find in it the same search.
 
     Returns:
@@ -258,13 +260,17 @@ def _open_folder(out: Path, recipe: Recipe, settings: Mapping[str, Any]) -> Reci
     # As JSON has it, which knows no tuples.
     kept = json.loads(json.dumps({"recipe": asdict(recipe), **settings}))
     if there:
+        digests = there.pop("digests")
         difference = runs.first_difference(there, kept)
         if difference:
             raise UsageError(f"{out} holds another search: {difference}; choose another --out")
-        return recipe
-    runs.prepare_folder(out)
-    runs.write_text(out / "recipe.toml", recipes.to_toml(recipe))
-    runs.write_text(place, json.dumps(kept, indent=1) + "\n")
+        arrays.check(source, digests)
+    else:
+        runs.prepare_folder(out)
+        kept["digests"] = dict(source.digests)
+        runs.write_text(place, json.dumps(kept, indent=1) + "\n")
+    if not (out / "recipe.toml").is_file():
+        runs.write_text(out / "recipe.toml", recipes.to_toml(recipe))
     return recipe
 
 

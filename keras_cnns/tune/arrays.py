@@ -4,7 +4,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_cnns import data, runs
 from keras_cnns.data import Source
+from keras_cnns.errors import UsageError
 from keras_cnns.recipe import Recipe
 
 LARGEST = 2**30  # bytes of a split that is kept; a larger one is read anew by each trial
@@ -31,6 +32,9 @@ def source_of(recipe: Recipe, folder: Path) -> Source:
     Args:
         recipe: a resolved one.
         folder: which need not exist.
+
+    Raises:
+        UsageError: where the data is not to be had, or has other images than when this began.
     """
     about = folder / "source.json"
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,19 +44,20 @@ def source_of(recipe: Recipe, folder: Path) -> Source:
     described = json.loads(about.read_text(encoding="utf-8"))
     described["labels"] = tuple(described["labels"])
     if not _alike(recipe, described):
-        return runs.open_data(recipe)
+        return _unchanged(recipe, described["digests"])
 
     def records(split: str) -> Any:
         import tensorflow as tf
 
-        images, labels = _arrays(recipe, folder, split)
+        images, labels = _arrays(recipe, folder, split, described["digests"])
         rows = tf.data.Dataset.from_tensor_slices({"image": images, "label": labels})
         return rows.map(lambda row: {**row, "file": tf.constant("")})
 
     import tensorflow as tf
 
     with tf.device("CPU:0"):
-        images, labels = map(tf.constant, _arrays(recipe, folder, "train"))
+        arrays = _arrays(recipe, folder, "train", described["digests"])
+        images, labels = map(tf.constant, arrays)
     return Source(
         **described,
         files=dict.fromkeys(data.SPLITS, ()),
@@ -62,6 +67,28 @@ def source_of(recipe: Recipe, folder: Path) -> Source:
         read=lambda image: image,
         kept={("train", recipe.data.image_shape): (images, labels)},
     )
+
+
+def check(source: Source, digests: Mapping[str, str]) -> None:
+    """Refuse images that a search did not begin with.
+
+    A folder's splits are drawn from all of its images, so that one more image may bring ones that
+    trials were trained on into the test.
+
+    Raises:
+        UsageError: where a split's digest is another.
+    """
+    if dict(source.digests) != digests:
+        raise UsageError(
+            f"{source.name} has changed: its images are not those that the search began with; "
+            "bring those back, or choose another --out"
+        )
+
+
+def _unchanged(recipe: Recipe, digests: Mapping[str, str]) -> Source:
+    source = runs.open_data(recipe)
+    check(source, digests)
+    return source
 
 
 def _described(source: Source) -> dict[str, Any]:
@@ -80,11 +107,13 @@ def _alike(recipe: Recipe, described: dict[str, Any]) -> bool:
     return small and (whole or (size is not None and size <= min(shape[:2])))
 
 
-def _arrays(recipe: Recipe, folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+def _arrays(
+    recipe: Recipe, folder: Path, split: str, digests: Mapping[str, str]
+) -> tuple[np.ndarray, np.ndarray]:
     """Return a split's images, uint8 (n, height, width, channels), and labels."""
     with _alone(folder):
         if not (folder / split).is_dir():
-            _keep(runs.open_data(recipe), split, recipe, folder)
+            _keep(_unchanged(recipe, digests), split, recipe, folder)
     images, labels = (
         np.load(folder / split / f"{name}.npy", mmap_mode="r") for name in ("images", "labels")
     )

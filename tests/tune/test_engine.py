@@ -1,11 +1,13 @@
 """A search on one machine: budgets, failures, kills. Its trials are stub.py's, but for the last."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -249,6 +251,43 @@ def test_a_folder_is_one_searchs(tmp_path):
         process = subprocess.run(command, capture_output=True, text=True)
     assert "another process" in process.stderr
     assert not (tmp_path / "trials").exists()
+
+
+@pytest.fixture
+def tuned(pictures, tmp_path, monkeypatch):
+    """Return what searches over the pictures, with trials that the stub answers."""
+    monkeypatch.setattr(here, "train", partial(here.train, command=driver.STUB))
+    recipe = driver.recipe()
+    recipe = replace(recipe, data=replace(recipe.data, name=str(pictures)))
+
+    def search(**options):
+        return tune.tune(recipe, tmp_path / "out", **{"trials": 2, **options})
+
+    return search
+
+
+def test_a_search_goes_on_only_with_the_images_that_it_began_with(tuned, pictures):
+    begun = tuned()
+    assert tuned() == begun
+    shutil.copy(pictures / "a" / "0.png", pictures / "a" / "one more.png")
+    with pytest.raises(UsageError, match="pictures has changed: .* choose another --out"):
+        tuned(repeat=1)
+
+
+def test_a_kill_between_the_first_two_files_is_no_end(tuned, tmp_path, monkeypatch):
+    written = []
+
+    def write(*words, of=runs.write_text):
+        if written:
+            raise KeyboardInterrupt
+        written.append(of(*words))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "write_text", write)
+        with pytest.raises(KeyboardInterrupt):
+            tuned()
+    tuned()
+    assert (tmp_path / "out" / "recipe.toml").is_file()
 
 
 def test_a_torn_record_is_named(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from keras_cnns import data, recipe as recipes, runs, train
+from keras_cnns.errors import UsageError
 from keras_cnns.training import machine
 from keras_cnns.tune import arrays, kerastuner, trial
 from keras_cnns.tune.sampler import random_points
@@ -99,6 +101,19 @@ def test_what_is_cut_out_of_the_original_is_not_kept(recipe, tmp_path):
     source = arrays.source_of(photo, tmp_path / "data")
     assert source.size == 32
     assert not (tmp_path / "data" / "train").exists()
+
+
+@pytest.mark.parametrize("augment", ["none", "photo"], ids=["kept", "read anew"])
+def test_images_that_a_search_did_not_begin_with_are_refused(augment, pictures, tmp_path):
+    """Else the test split, asked for last, has some that trials were trained on."""
+    found = recipes.Recipe(model=recipes.Model(name="nin_cifar"))
+    found = replace(found, data=replace(found.data, name=str(pictures), size=32, augment=augment))
+    found = train.resolve(found, runs.open_data(found))
+    begun = arrays.source_of(found, tmp_path / "data")
+    begun.records("validation")
+    shutil.copy(pictures / "a" / "0.png", pictures / "a" / "one more.png")
+    with pytest.raises(UsageError, match="has changed: its images are not those that the search"):
+        arrays.source_of(found, tmp_path / "data").records("test")
 
 
 def test_a_promotion_is_as_if_the_training_had_not_stopped(recipe, folder):
