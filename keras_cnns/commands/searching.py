@@ -77,7 +77,8 @@ def _environment() -> tuple[str | None, str | None, str | None]:
     "--repeat",
     default=0,
     show_default=True,
-    help="Train the best and the first anew, with so many seeds; compare on the test split.",
+    help="Train the best and the first anew, with so many seeds; compare on the test split. More "
+    "of them after a look at p make it worth nothing.",
 )
 @click.option("--finalists", default=1, show_default=True, help="How many of the best to repeat.")
 @click.option(
@@ -153,11 +154,25 @@ def tune(
 
 
 def _repeats(found: dict[str, Any]) -> None:
-    repeats = found["repeats"]
-    header = ("repeated", "seeds", f"{repeats['split']} accuracy", "deviation", "gain", "p")
+    repeats, networks = found["repeats"], found["repeats"]["networks"]
+    header = (
+        "repeated",
+        "seeds",
+        "failed",
+        f"{repeats['split']} accuracy",
+        "deviation",
+        "gain",
+        "p",
+    )
     keys = ("mean", "deviation", "difference", "p")
-    rows = [(r["id"], len(r["seeds"]), *(r[key] for key in keys)) for r in repeats["networks"]]
+    rows = [
+        (r["id"], len(r["seeds"]), len(r["failed"]), *(r[key] for key in keys)) for r in networks
+    ]
     click.echo()
     table(header, rows)
-    winner = repeats["winner"]
-    click.echo(f"winner: {winner}" if winner else "no winner: none is surely better")
+    if repeats["winner"]:
+        click.echo(f"winner: {repeats['winner']}")
+    elif reasons := {failed["why"] for row in networks for failed in row["failed"]}:
+        click.echo(f"no winner: what failed is not compared ({'; '.join(sorted(reasons))})")
+    else:
+        click.echo("no winner: none is surely better")

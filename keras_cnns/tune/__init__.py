@@ -58,7 +58,8 @@ def tune(
     """Train `trials` networks of different filters within a budget; the best by validation wins.
 
     Called again with the same search on the same folder, it goes on where it stopped, killed or
-    not; `trials`, `repeat` and `finalists` may then be others.
+    not; `trials`, `repeat` and `finalists` may then be others. What more trials bring into the
+    repeats makes all claims harder; more repeats, once their p was looked at, make it invalid.
 
     Args:
         recipe: the network whose filters are searched, and how each trial is trained.
@@ -277,6 +278,5 @@ def _open_folder(
 def _found(plan: Plan, book: Book, start: str) -> dict[str, Any]:
     records = list(book.records.values())
     found = answer.summary(records, plan.market)
-    chosen = answer.finalists(book.trials(), plan.market, plan.finalists)
-    repeats = answer.compared(records, [trial["id"] for trial in chosen], plan.repeat_on)
+    repeats = answer.compared(records, plan.repeat_on)
     return {**found, "repeats": repeats, "winner": repeats and repeats["winner"], "start": start}

@@ -69,56 +69,58 @@ def summary(records: Sequence[Record], market: Market) -> Found:
     }
 
 
-def compared(records: Sequence[Record], chosen: Sequence[str], split: str) -> Found | None:
-    """Compare the repeats of finalists with those of the network as it stands, seed by seed.
+def compared(records: Sequence[Record], split: str) -> Found | None:
+    """Compare what was repeated with the network as it stands, seed by seed.
 
-    The test is Student's, paired, two-sided; with several finalists, Holm's step-down keeps the
-    chance of any false winner below `SURE`. A winner is one that is better by it.
+    The test is Student's, paired, two-sided, and none where a training failed or is still to come.
+    Holm's step-down over all that was ever repeated, so also for a search that went on with more
+    trials, keeps the chance of any false winner below `SURE`. A winner is one that is better by it.
 
     Args:
-        records: of repeats.
-        chosen: ids of the finalists.
-        split: that they were measured on.
+        records: of a search.
+        split: that the repeats were measured on.
     """
-    scores: dict[str, dict[int, float]] = {}
+    repeats: dict[str, list[Record]] = {}
     for record in records:
-        if record.get("of") and record["status"] == "completed":
-            scores.setdefault(record["of"], {})[record["seed"]] = record["score"]
-    if "paper" not in scores:
+        if record.get("of") and record["status"] != "running":
+            repeats.setdefault(record["of"], []).append(record)
+    if not repeats:
         return None
-    rows = []
-    for name in ("paper", *chosen):
-        if name in scores:
-            rows.append(_compared(name, scores[name], scores["paper"]))
-    rest = sorted((r for r in rows if r["p"] is not None), key=lambda r: r["p"])
+    paper = repeats.pop("paper", [])
+    others = [_compared(name, repeats[name], paper) for name in sorted(repeats)]
+    rest = sorted((row for row in others if row["p"] is not None), key=lambda row: row["p"])
     sure = True
     for i, found in enumerate(rest):
-        sure = sure and found["p"] * (len(rest) - i) < SURE
+        sure = sure and found["p"] * (len(others) - i) < SURE
         found["survives"] = sure and found["difference"] > 0
     winners = [found for found in rest if found["survives"]]
     winner = max(winners, key=lambda found: found["mean"])["id"] if winners else None
+    rows = [_compared("paper", paper, []), *others]
     return {"split": split, "networks": rows, "winner": winner}
 
 
-def _compared(name: str, scores: Mapping[int, float], paper: Mapping[int, float]) -> Found:
-    seeds = sorted(scores)
-    values = [scores[seed] for seed in seeds]
-    both = [seed for seed in seeds if seed in paper]
-    pairs = [(scores[seed], paper[seed]) for seed in both]
-    found: Found = {
+def _compared(name: str, records: Sequence[Record], paper: Sequence[Record]) -> Found:
+    scores, theirs = _by_seed(records), _by_seed(paper)
+    values = list(scores.values())
+    pairs = [(scores[seed], theirs[seed]) for seed in scores if seed in theirs]
+    whole = len(pairs) == len(records) == len(paper)
+    failed = [record for record in records if record["status"] == "failed"]
+    return {
         "id": name,
-        "seeds": seeds,
+        "seeds": list(scores),
         "scores": values,
-        "mean": mean(values),
+        "failed": [{"seed": record["seed"], "why": record["why"]} for record in failed],
+        "mean": mean(values) if values else None,
         "deviation": stdev(values) if len(values) > 1 else None,
-        "difference": None,
-        "p": None,
+        "difference": mean(a - b for a, b in pairs) if pairs else None,
+        "p": _paired(pairs) if whole else None,
         "survives": False,
     }
-    if name != "paper" and pairs:
-        found["difference"] = mean(a - b for a, b in pairs)
-        found["p"] = _paired(pairs)
-    return found
+
+
+def _by_seed(records: Sequence[Record]) -> dict[int, float]:
+    done = finished(records)
+    return {trial["seed"]: trial["score"] for trial in sorted(done, key=lambda t: t["seed"])}
 
 
 def _paired(pairs: Sequence[tuple[float, float]]) -> float | None:

@@ -7,6 +7,7 @@ from random import Random
 import pytest
 
 from keras_cnns import recipe as recipes, report, spec as specs
+from keras_cnns.commands import searching
 from keras_cnns.tune import answer, pictures
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -85,7 +86,6 @@ def test_a_winner_must_survive_a_paired_test():
     lucky = [0.95, 0.90, 0.87, 0.93, 0.90]
     found = answer.compared(
         repeats({"paper": paper, "a": sure, "b": lucky, "c": [s - 0.02 for s in sure]}),
-        ["a", "b", "c"],
         "test",
     )
     rows = {row["id"]: row for row in found["networks"]}
@@ -103,19 +103,50 @@ def test_a_winner_must_survive_a_paired_test():
 def test_several_finalists_make_each_others_claims_harder():
     paper = [0.90, 0.92, 0.88, 0.91, 0.89]
     once = [0.914, 0.926, 0.897, 0.909, 0.908]
-    alone = answer.compared(repeats({"paper": paper, "a": once}), ["a"], "test")
+    alone = answer.compared(repeats({"paper": paper, "a": once}), "test")
     assert alone["winner"] == "a"
     assert 0.025 < alone["networks"][1]["p"] < 0.05
     other = [p + d for p, d in zip(paper, (0.01, -0.01, 0.02, -0.02, 0.001), strict=True)]
-    both = answer.compared(repeats({"paper": paper, "a": once, "b": other}), ["a", "b"], "test")
+    both = answer.compared(repeats({"paper": paper, "a": once, "b": other}), "test")
     assert both["winner"] is None
 
 
+def test_what_failed_is_told_and_has_no_winner(shop, tmp_path, capsys):
+    paper, better = [0.90, 0.92, 0.88, 0.91, 0.89], [0.92, 0.939, 0.901, 0.931, 0.908]
+    records_of = repeats({"paper": paper, "a": better})
+    assert answer.compared(records_of, "test")["winner"] == "a"
+    for record in records_of[-2:]:  # of five seeds of a
+        record |= {"status": "failed", "score": None, "why": "the loss is not finite"}
+    found = answer.compared(records_of, "test")
+    assert found["winner"] is None
+    row = found["networks"][1]
+    assert (row["seeds"], row["p"]) == ([1, 2, 3], None)
+    assert row["failed"] == [{"seed": n, "why": "the loss is not finite"} for n in (4, 5)]
+    page = tmp_path / "report.html"
+    told = answer.summary(records(shop, 2, lambda *_: 0.5), shop) | {"importance": None}
+    told |= {"start": "the paper's split", "repeats": found}
+    pictures.write(page, driver.recipe("inception_v1"), told)
+    assert "3, 2 failed" in page.read_text()
+    searching._repeats({"repeats": found})
+    assert (
+        "no winner: what failed is not compared (the loss is not finite)" in capsys.readouterr()[0]
+    )
+    for record in records_of[:5]:  # all of the paper's
+        record |= {"status": "failed", "score": None, "why": "the loss is not finite"}
+    paper = answer.compared(records_of, "test")["networks"][0]
+    assert (paper["id"], paper["mean"], len(paper["failed"])) == ("paper", None, 5)
+
+
+def test_pairs_that_are_still_to_come_make_no_winner_yet():
+    paper, better = [0.90, 0.92, 0.88, 0.91, 0.89], [0.92, 0.939, 0.901, 0.931]
+    assert answer.compared(repeats({"paper": paper, "a": better}), "test")["winner"] is None
+
+
 def test_without_spread_there_is_no_test():
-    found = answer.compared(repeats({"paper": [0.5, 0.5], "a": [0.6, 0.6]}), ["a"], "test")
+    found = answer.compared(repeats({"paper": [0.5, 0.5], "a": [0.6, 0.6]}), "test")
     assert found["networks"][1]["p"] is None
     assert found["winner"] is None
-    assert answer.compared([], [], "test") is None
+    assert answer.compared([], "test") is None
 
 
 def test_what_matters_is_found(shop):
