@@ -20,6 +20,7 @@ from random import Random
 from keras_cnns import zoo
 from keras_cnns.cost import cost
 from keras_cnns.tune import kerastuner, oracles, sampler, spaces
+from keras_cnns.tune.book import name_of
 from keras_cnns.tune.budget import Budget, Market, Price
 
 SHAPE, CLASSES = (32, 32, 1), 10
@@ -48,8 +49,8 @@ def _ours(name, market):
         anchor = market.space.default
         if name in kerastuner.NAMES:
             found = kerastuner.next_step(
-                name, market, trials, epochs=1, seen=seen, anchor=anchor, first=[], seed=0,
-                draw=draw,
+                name, market, trials, number=i, epochs=1, seen=seen, anchor=anchor, first=[],
+                seed=0, draw=draw,
             )  # fmt: skip
         else:
             candidates = oracles.ORACLES[name](market.space, trials, draw)
@@ -58,7 +59,7 @@ def _ours(name, market):
         seen.add(market.key(found.values))
         trials.append(
             {
-                "id": str(i),
+                "id": name_of(i),
                 "values": found.values,
                 "macs": market.price(found.values).macs,
                 "score": _score(found.values, draw),

@@ -10,6 +10,15 @@ from keras_cnns.errors import UsageError
 Record = dict[str, Any]
 
 
+def name_of(number: int) -> str:
+    """Return the id of a trial, which is its place in the order of their making.
+
+    >>> name_of(7)
+    '0007'
+    """
+    return f"{number:04d}"
+
+
 class Book:
     """The records of a folder, in the order of their making.
 

@@ -15,7 +15,7 @@ from keras_cnns.errors import UsageError
 from keras_cnns.recipe import Recipe
 from keras_cnns.tune import kerastuner
 from keras_cnns.tune.answer import finalists
-from keras_cnns.tune.book import Book, Record
+from keras_cnns.tune.book import Book, Record, name_of
 from keras_cnns.tune.budget import Market
 from keras_cnns.tune.oracles import ORACLES
 from keras_cnns.tune.sampler import propose, random_points
@@ -193,7 +193,7 @@ class Search:
                 f"{self.plan.max_latency_ms:g}: the fastest took {least:.3g}; give more, or "
                 "a lower --max-macs"
             )
-        number = len(trials)
+        number = int(trials[-1]["id"]) + 1 if trials else 0  # records may have been removed
         draw = Random(f"{self.plan.recipe.seed} {number}")
         for trial in trials[len(self._seen) :]:
             self._seen.append(market.key(trial["values"]))
@@ -206,6 +206,7 @@ class Search:
                 self.plan.oracle,
                 market,
                 trials,
+                number=number,
                 epochs=self.plan.recipe.train.epochs,
                 seen=seen,
                 anchor=self.plan.anchor,
@@ -225,9 +226,8 @@ class Search:
             return None
         if isinstance(step, Wait):
             return step
-        after = None if step.after is None else trials[int(step.after)]["id"]
-        extra = {"state": step.state, "after": after, "epochs": step.epochs}
-        return self._new(f"{number:04d}", step.values, step.rejected, step.initial_epoch, extra)
+        extra = {"state": step.state, "after": step.after, "epochs": step.epochs}
+        return self._new(name_of(number), step.values, step.rejected, step.initial_epoch, extra)
 
     def _missing_repeat(self) -> tuple[str, Mapping[str, float], Record] | None:
         """Return the next training of a finalist, or of the network as it stands."""

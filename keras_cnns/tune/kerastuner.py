@@ -14,6 +14,7 @@ from statistics import mean
 from typing import Any
 
 from keras_cnns.quiet import start_keras
+from keras_cnns.tune.book import name_of
 from keras_cnns.tune.budget import Market
 from keras_cnns.tune.oracles import mutated
 from keras_cnns.tune.sampler import Proposal, finished, propose, random_points
@@ -34,6 +35,7 @@ def next_step(
     market: Market,
     trials: Sequence[Trial],
     *,
+    number: int,
     epochs: int,
     seen: set[str],
     anchor: Mapping[str, float],
@@ -47,6 +49,7 @@ def next_step(
         name: one of `NAMES`: random search, Bayesian or Hyperband.
         market: the space, its prices and budget.
         trials: so far, in order.
+        number: of the next one.
         epochs: of a trial that is trained to its end.
         seen: keys of the points tried.
         anchor: a point within the budget.
@@ -75,7 +78,7 @@ def next_step(
         seed=seed + 1,  # it takes 0 for "no seed"
     )
     known = set(keras_tuner.Oracle.get_state(oracle))
-    _remember(oracle, trials, hyperparameters)
+    _remember(oracle, trials, number, hyperparameters)
     told = [trial for trial in oracle.trials.values() if trial.status == "COMPLETED"]
     if name == "bayesian" and len(told) >= oracle.num_initial_points:
         chosen = _promising(oracle, market, trials, seen, anchor, draw)
@@ -90,7 +93,7 @@ def next_step(
         return found.values if found else None
 
     oracle._random_values = lambda: settle(None)
-    answer = oracle.populate_space(str(len(trials)))
+    answer = oracle.populate_space(name_of(number))
     if answer["status"] == "IDLE":
         return Wait()
     if answer["status"] != "RUNNING":
@@ -174,20 +177,22 @@ def _pool(
     return pool
 
 
-def _remember(oracle: Any, trials: Sequence[Trial], hyperparameters: Any) -> None:
-    """Tell a new oracle of the trials so far."""
+def _remember(oracle: Any, trials: Sequence[Trial], count: int, hyperparameters: Any) -> None:
+    """Tell a new oracle of the trials so far; those whose record was removed have failed."""
     from keras_tuner.engine.trial import Trial as Told
     from keras_tuner.oracles import BayesianOptimizationOracle
 
     scores = [trial["score"] for trial in trials if trial["status"] == "completed"]
     # Its own guess at those at work is of a model that has not been fitted, as it is made anew.
     guessed = bool(scores) and isinstance(oracle, BayesianOptimizationOracle)
-    for number, trial in enumerate(trials):
+    by_name = {trial["id"]: trial for trial in trials}
+    for name in map(name_of, range(count)):
+        trial = by_name.get(name, _REMOVED)
         values = hyperparameters.copy()
         values.values = dict(trial["values"])
         running = trial["status"] == "running"
         status = "completed" if running and guessed else trial["status"]
-        told = Told(values, trial_id=str(number), status=_STATUS[status])
+        told = Told(values, trial_id=name, status=_STATUS[status])
         told.score = mean(scores) if running and guessed else trial["score"]
         oracle.trials[told.trial_id] = told
         oracle.start_order.append(told.trial_id)
@@ -197,6 +202,7 @@ def _remember(oracle: Any, trials: Sequence[Trial], hyperparameters: Any) -> Non
         oracle.set_state({**oracle.get_state(), **trials[-1]["state"]})
 
 
+_REMOVED: Trial = {"values": {}, "status": "failed", "score": None}
 _STATUS = {
     "running": "RUNNING", "completed": "COMPLETED", "failed": "FAILED", "refused": "INVALID"
 }  # fmt: skip

@@ -7,7 +7,7 @@ class Step(NamedTuple):
     """A point to train next, and how long.
 
     `rejected` candidates were turned down on the way to it. `epochs` is None for all of the
-    recipe's; `after` is the number of the trial that is gone on with, from `initial_epoch`;
+    recipe's; `after` is the id of the trial that is gone on with, from `initial_epoch`;
     `state` is what the oracle is to be told the next time.
     """
 

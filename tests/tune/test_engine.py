@@ -293,8 +293,21 @@ def test_a_kill_between_the_first_two_files_is_no_end(tuned, tmp_path, monkeypat
 def test_a_torn_record_is_named(tmp_path):
     searched(tmp_path, driver.plan(1))
     (tmp_path / "trials" / "0000.json").write_text('{"id": ')
-    with pytest.raises(UsageError, match=r"0000.json is no record"):
+    with pytest.raises(UsageError, match=r"0000.json is no record of a trial; remove it to go on"):
         Book(tmp_path / "trials")
+
+
+@pytest.mark.parametrize("oracle", ["random", "hyperband"])
+def test_the_search_goes_on_without_a_record_that_was_removed(oracle, tmp_path):
+    recipe = driver.recipe()
+    recipe = replace(recipe, train=replace(recipe.train, epochs=3))  # three of Hyperband's for one
+    plan = driver.plan(3, oracle=oracle)._replace(recipe=recipe)
+    before = {trial["id"]: trial for trial in searched(tmp_path, plan).trials()}
+    (tmp_path / "trials" / "0001.json").unlink()
+    del before["0001"]
+    after = {trial["id"]: trial for trial in searched(tmp_path, plan._replace(trials=4)).trials()}
+    assert list(after) == ["0000", "0002", "0003", "0004"]
+    assert before.items() <= after.items()
 
 
 def test_the_space_ends(tmp_path):

@@ -19,6 +19,7 @@ from keras_cnns import data, recipe as recipes, runs, train
 from keras_cnns.errors import UsageError
 from keras_cnns.training import machine
 from keras_cnns.tune import arrays, kerastuner, trial
+from keras_cnns.tune.book import name_of
 from keras_cnns.tune.sampler import random_points
 from keras_cnns.tune.steps import Step, Wait
 from keras_cnns.tune.trainer import TRIAL, Trainer
@@ -171,7 +172,7 @@ def test_kerastuners_oracles_repeat_nothing_and_keep_the_budget(name):
     trials, seen, promoted = [], set(), 0
     for i in range(16 if name == "hyperband" else 9):
         step = kerastuner.next_step(
-            name, shop, trials, epochs=9, seen=seen, anchor=shop.space.default,
+            name, shop, trials, number=i, epochs=9, seen=seen, anchor=shop.space.default,
             first=[] if trials else [shop.space.default], seed=0, draw=Random(i),
         )  # fmt: skip
         assert isinstance(step, Step)
@@ -187,8 +188,8 @@ def test_kerastuners_oracles_repeat_nothing_and_keep_the_budget(name):
         seen.add(key)
         kept = json.loads(json.dumps(step.state))  # as the book has it
         trials.append(
-            {"values": step.values, "status": "completed", "score": Random(key).random(),
-             "state": kept, "epochs": step.epochs}
+            {"id": name_of(i), "values": step.values, "status": "completed",
+             "score": Random(key).random(), "state": kept, "epochs": step.epochs}
         )  # fmt: skip
     assert trials[0]["values"] == shop.space.default
     assert promoted == (4 if name == "hyperband" else 0)
@@ -200,11 +201,12 @@ def test_bayesian_takes_those_at_work_for_average():
     scores = [i / 10 for i in range(12)]
     for last in ({"status": "running", "score": None}, {"status": "completed", "score": 0.55}):
         trials = [
-            {"values": values, "status": "completed", "score": score}
-            for values, score in zip(first, scores, strict=False)
+            {"id": name_of(i), "values": values, "status": "completed", "score": scores[i]}
+            for i, values in enumerate(first[:12])
         ]
+        trials.append({"id": name_of(12), "values": first[12], **last})
         step = kerastuner.next_step(
-            "bayesian", shop, [*trials, {"values": first[12], **last}], epochs=9,
+            "bayesian", shop, trials, number=13, epochs=9,
             seen=set(map(shop.key, first)), anchor=shop.space.default, first=[], seed=0,
             draw=Random(0),
         )  # fmt: skip
@@ -223,12 +225,13 @@ def test_bayesian_chooses_what_is_promising_within_the_budget():
 
     for i in range(16):
         step = kerastuner.next_step(
-            "bayesian", shop, trials, epochs=9, seen=seen,
+            "bayesian", shop, trials, number=i, epochs=9, seen=seen,
             anchor=shop.space.default, first=[], seed=0, draw=Random(i),
         )  # fmt: skip
         assert shop.fits(step.values)
         seen.add(shop.key(step.values))
-        trials.append({"values": step.values, "status": "completed", "score": score(step.values)})
+        told = {"id": name_of(i), "status": "completed", "score": score(step.values)}
+        trials.append({"values": step.values, **told})
     scores = [trial["score"] for trial in trials]
     drawn, chosen = scores[: kerastuner.INITIAL], scores[kerastuner.INITIAL :]
     assert len(seen) == 16
@@ -242,11 +245,11 @@ def test_bayesian_does_not_choose_at_random_where_scores_are_noise(seed):
     draw = Random(seed)
     first = list(islice(random_points(shop.space, draw), 6))
     trials = [
-        {"values": values, "status": "completed", "score": draw.gauss(0.6, 0.02)}
-        for values in first
+        {"id": name_of(i), "values": values, "status": "completed", "score": draw.gauss(0.6, 0.02)}
+        for i, values in enumerate(first)
     ]
     step = kerastuner.next_step(
-        "bayesian", shop, trials, epochs=9, seen=set(map(shop.key, first)),
+        "bayesian", shop, trials, number=6, epochs=9, seen=set(map(shop.key, first)),
         anchor=shop.space.default, first=[], seed=0, draw=Random(99),
     )  # fmt: skip
     assert step.values != next(random_points(shop.space, Random(99)))
@@ -264,14 +267,18 @@ def test_when_all_points_are_taken(oracle, status, answer):
 
     def following():
         return kerastuner.next_step(
-            oracle, shop, trials, epochs=9, seen=seen, anchor=shop.space.default,
-            first=[], seed=0, draw=Random(0),
+            oracle, shop, trials, number=len(trials), epochs=9, seen=seen,
+            anchor=shop.space.default, first=[], seed=0, draw=Random(0),
         )  # fmt: skip
 
     for i in range(4):
         step = following()
         seen.add(shop.key(step.values))
-        told = {"status": status, "score": i / 10 if status == "completed" else None}
+        told = {
+            "id": name_of(i),
+            "status": status,
+            "score": i / 10 if status == "completed" else None,
+        }
         trials.append({"values": step.values, "state": step.state, **told})
     assert len(seen) == 4
     assert following() == answer
