@@ -20,10 +20,9 @@ import time
 from pathlib import Path
 
 from keras_cnns import recipe as recipes, zoo
-from keras_cnns.cost import cost
 from keras_cnns.tune import spaces
 from keras_cnns.tune.book import Book
-from keras_cnns.tune.budget import Budget, Market, Price
+from keras_cnns.tune.budget import Budget, Market, pricing
 from keras_cnns.tune.engine import Plan, Search
 
 CLASSES = 10
@@ -97,16 +96,7 @@ def together(words, out, log, trials, draw):
 def proposed(out, folder, budget, trials):
     """Return the points of a search that nobody disturbs; random ones do not heed the scores."""
     recipe = recipes.load(out / "recipe.toml")
-
-    def price(spec):
-        found = cost(
-            recipe.model.name,
-            input_shape=recipe.data.image_shape,
-            num_classes=CLASSES,
-            spec=spec,
-        )
-        return Price(found.params, found.macs)
-
+    price = pricing(recipe.model.name, recipe.data.image_shape, CLASSES)
     space = spaces.make(zoo.spec_of(recipe.model.name, recipe.model.spec))
     market = Market(space, price, Budget(max_macs=budget))
     plan = Plan(recipe, market, market.anchor(), trials=trials)

@@ -17,10 +17,9 @@ from random import Random
 from tempfile import TemporaryDirectory
 
 from keras_cnns import recipe as recipes, zoo
-from keras_cnns.cost import cost
 from keras_cnns.tune import ORACLE_NAMES, spaces
 from keras_cnns.tune.book import Book
-from keras_cnns.tune.budget import Budget, Market, Price
+from keras_cnns.tune.budget import Budget, Market, pricing
 from keras_cnns.tune.engine import Plan, Search
 from keras_cnns.tune.sampler import propose, random_points
 
@@ -30,11 +29,7 @@ NOISES = (0.5, 1.0)
 
 
 def _market():
-    def price(spec):
-        found = cost(NETWORK, input_shape=(32, 32, 3), num_classes=10, spec=spec)
-        return Price(found.params, found.macs)
-
-    paper = zoo.spec_of(NETWORK)
+    paper, price = zoo.spec_of(NETWORK), pricing(NETWORK, (32, 32, 3), 10)
     space = spaces.make(paper, "ratios", tied=("3", "4", "5"))
     return Market(space, price, Budget(max_macs=price(paper).macs))
 

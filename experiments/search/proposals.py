@@ -18,10 +18,9 @@ from pathlib import Path
 from random import Random
 
 from keras_cnns import zoo
-from keras_cnns.cost import cost
 from keras_cnns.tune import kerastuner, oracles, sampler, spaces
 from keras_cnns.tune.book import name_of
-from keras_cnns.tune.budget import Budget, Market, Price
+from keras_cnns.tune.budget import Budget, Market, pricing
 
 SHAPE, CLASSES = (32, 32, 1), 10
 TRIALS = 60
@@ -29,10 +28,7 @@ PATIENCE = 40.0  # seconds, after which a row ends with the trials that it has
 
 
 def _market(spec):
-    def price(point):
-        found = cost("inception_v1", input_shape=SHAPE, num_classes=CLASSES, spec=point)
-        return Price(found.params, found.macs)
-
+    price = pricing("inception_v1", SHAPE, CLASSES)
     space = spaces.make(spec, "ratios")
     return Market(space, price, Budget(max_macs=price(spec).macs))
 
@@ -50,7 +46,7 @@ def _ours(name, market):
         if name in kerastuner.NAMES:
             found = kerastuner.next_step(
                 name, market, trials, number=i, epochs=1, seen=seen, anchor=anchor, first=[],
-                seed=0, draw=draw,
+                draw=draw,
             )  # fmt: skip
         else:
             candidates = oracles.ORACLES[name](market.space, trials, draw)

@@ -8,19 +8,18 @@ on others (`machines`, `wire`).
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from keras_cnns import data, recipe as recipes, runs, spec as specs, train, zoo
-from keras_cnns.cost import cost
 from keras_cnns.errors import UsageError, suggest
 from keras_cnns.recipe import Recipe, Train
 from keras_cnns.training import machine
 from keras_cnns.tune import answer, arrays, here, kerastuner, machines, pictures, spaces
 from keras_cnns.tune.book import Book
-from keras_cnns.tune.budget import Budget, Market, Price
+from keras_cnns.tune.budget import Budget, Market, pricing
 from keras_cnns.tune.engine import Plan, Search
 from keras_cnns.tune.latency import FORMATS as LATENCY_OF
 from keras_cnns.tune.oracles import ORACLES
@@ -115,7 +114,13 @@ def tune(
         zoo.spec_of(recipe.model.name, recipe.model.spec), space, free_totals=free_totals, tied=tied
     )
     budget = Budget(max_macs, min_macs, max_params, max_activation_mb)
-    market = Market(searched, _pricing(recipe, len(source.labels), budget), budget)
+    price = pricing(
+        recipe.model.name,
+        recipe.data.image_shape,
+        len(source.labels),
+        activation=max_activation_mb is not None,
+    )
+    market = Market(searched, price, budget)
     anchor = market.anchor()
     if not market.fits(searched.default):
         _leave_out(market)
@@ -215,21 +220,6 @@ def _start(recipe: Recipe) -> str:
     if specs.filters(zoo.spec_of(name, recipe.model.spec)) != specs.filters(zoo.spec_of(name)):
         return "the network as given"
     return "the paper's split" + (f", at {width:g} of its width" if width != 1 else "")
-
-
-def _pricing(recipe: Recipe, classes: int, budget: Budget) -> Callable[[Any], Price | None]:
-    """Return what prices a spec at the recipe's image size; None is the price of no network."""
-    shape = recipe.data.image_shape
-
-    def price(spec: Any) -> Price | None:
-        try:
-            found = cost(recipe.model.name, input_shape=shape, num_classes=classes, spec=spec)
-        except UsageError:
-            return None
-        peak = found.peak_activation_bytes / 1e6 if budget.max_activation_mb is not None else 0.0
-        return Price(found.params, found.macs, peak)
-
-    return price
 
 
 def _leave_out(market: Market) -> None:

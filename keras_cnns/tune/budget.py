@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any, NamedTuple
 
+from keras_cnns.cost import cost
 from keras_cnns.errors import UsageError
 from keras_cnns.tune.spaces import Space, Values
 
@@ -25,6 +26,32 @@ class Price(NamedTuple):
     params: int
     macs: int
     activation_mb: float = 0.0
+
+
+def pricing(
+    name: str, input_shape: tuple[int, int, int], num_classes: int, *, activation: bool = False
+) -> Callable[[Any], Price | None]:
+    """Return what prices a spec of a network; None is the price of no network at this size.
+
+    Args:
+        name: of the network.
+        input_shape: of its images.
+        num_classes: of its last layer.
+        activation: whether the memory of the feature maps matters.
+
+    >>> pricing("lenet5", (32, 32, 1), 10)(None)
+    Price(params=61706, macs=416520, activation_mb=0.0)
+    """
+
+    def price(spec: Any) -> Price | None:
+        try:
+            found = cost(name, input_shape=input_shape, num_classes=num_classes, spec=spec)
+        except UsageError:
+            return None
+        peak = found.peak_activation_bytes / 1e6 if activation else 0.0
+        return Price(found.params, found.macs, peak)
+
+    return price
 
 
 def excess(budget: Budget, price: Price) -> float:

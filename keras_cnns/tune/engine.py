@@ -211,7 +211,6 @@ class Search:
                 seen=seen,
                 anchor=self.plan.anchor,
                 first=first,
-                seed=self.plan.recipe.seed,
                 draw=draw,
             )
         else:

@@ -8,7 +8,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from random import Random
 from statistics import mean
 from typing import Any
@@ -17,7 +17,7 @@ from keras_cnns.quiet import start_keras
 from keras_cnns.tune.book import name_of
 from keras_cnns.tune.budget import Market
 from keras_cnns.tune.oracles import mutated
-from keras_cnns.tune.sampler import Proposal, finished, propose, random_points
+from keras_cnns.tune.sampler import PATIENCE, Proposal, finished, propose, random_points
 from keras_cnns.tune.steps import Step, Wait
 
 NAMES = ("kerastuner", "bayesian", "hyperband")
@@ -40,7 +40,6 @@ def next_step(
     seen: set[str],
     anchor: Mapping[str, float],
     first: Sequence[Mapping[str, float]],
-    seed: int,
     draw: Random,
 ) -> Step | Wait | None:
     """Return what an oracle of KerasTuner's tries next, WAIT for a trial to end, or None.
@@ -54,8 +53,7 @@ def next_step(
         seen: keys of the points tried.
         anchor: a point within the budget.
         first: points to try before any other.
-        seed: of the oracle.
-        draw: of points where the oracle's own is not to be had.
+        draw: of the oracle's seed, and of points where its own are not to be had.
     """
     start_keras()
     import keras_tuner
@@ -75,7 +73,7 @@ def next_step(
         hyperparameters=hyperparameters,
         allow_new_entries=False,
         tune_new_entries=False,
-        seed=seed + 1,  # it takes 0 for "no seed"
+        seed=draw.randrange(1, 2**32),  # it takes 0 for "no seed"
     )
     known = set(keras_tuner.Oracle.get_state(oracle))
     _remember(oracle, trials, number, hyperparameters)
@@ -83,16 +81,17 @@ def next_step(
     if name == "bayesian" and len(told) >= oracle.num_initial_points:
         chosen = _promising(oracle, market, trials, seen, anchor, draw)
         return Step(*chosen) if chosen else None
-    rejected = 0
+    rejected, own = 0, oracle._random_values
 
-    def settle(wanted: Mapping[str, float] | None) -> dict[str, float] | None:
+    def settled() -> dict[str, float] | None:
         nonlocal rejected
-        given = [] if wanted is None else [wanted]
-        found = propose(chain(first, given, random_points(space, draw)), market, seen, anchor, draw)
+        drawn = islice(iter(own, None), PATIENCE)
+        candidates = chain(first, drawn, random_points(space, draw))
+        found = propose(candidates, market, seen, anchor, draw)
         rejected += found.rejected if found else 0
         return found.values if found else None
 
-    oracle._random_values = lambda: settle(None)
+    oracle._random_values = settled
     answer = oracle.populate_space(name_of(number))
     if answer["status"] == "IDLE":
         return Wait()
@@ -102,12 +101,6 @@ def next_step(
     schedule = {
         key.removeprefix("tuner/"): values.pop(key) for key in list(values) if key[:6] == "tuner/"
     }
-    promoted = schedule.get("round", 0) > 0
-    if not promoted and (market.key(values) in seen or not market.fits(values)):
-        settled = settle(values)
-        if settled is None:
-            return None
-        values, rejected = settled, rejected + 1
     state = {key: value for key, value in oracle.get_state().items() if key not in known}
     return Step(
         values,

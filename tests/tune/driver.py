@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from keras_cnns import recipe as recipes, runs, zoo
-from keras_cnns.cost import cost
 from keras_cnns.tune import here, machines, spaces
 from keras_cnns.tune.book import Book
-from keras_cnns.tune.budget import Budget, Market, Price
+from keras_cnns.tune.budget import Budget, Market, pricing
 from keras_cnns.tune.engine import Plan, Search
 from keras_cnns.tune.trainer import Trainer
 from keras_cnns.tune.wire import address
@@ -26,10 +25,7 @@ def recipe(network="lenet5", size=32):
 
 
 def market(network="lenet5", size=32, kind="widths", **limits):
-    def price(spec):
-        found = cost(network, input_shape=(size, size, 1), num_classes=10, spec=spec)
-        return Price(found.params, found.macs, found.peak_activation_bytes / 1e6)
-
+    price = pricing(network, (size, size, 1), 10, activation=True)
     return Market(spaces.make(zoo.spec_of(network), kind), price, Budget(**limits))
 
 

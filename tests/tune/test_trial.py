@@ -173,7 +173,7 @@ def test_kerastuners_oracles_repeat_nothing_and_keep_the_budget(name):
     for i in range(16 if name == "hyperband" else 9):
         step = kerastuner.next_step(
             name, shop, trials, number=i, epochs=9, seen=seen, anchor=shop.space.default,
-            first=[] if trials else [shop.space.default], seed=0, draw=Random(i),
+            first=[] if trials else [shop.space.default], draw=Random(i),
         )  # fmt: skip
         assert isinstance(step, Step)
         assert shop.fits(step.values)
@@ -195,6 +195,19 @@ def test_kerastuners_oracles_repeat_nothing_and_keep_the_budget(name):
     assert promoted == (4 if name == "hyperband" else 0)
 
 
+def test_kerastuners_random_search_draws_its_own_points(monkeypatch):
+    from keras_tuner.oracles import RandomSearchOracle
+
+    shop = driver.market(max_macs=416_520)
+    own = {**shop.space.default, "c1": 0.5}
+    monkeypatch.setattr(RandomSearchOracle, "_random_values", lambda oracle: dict(own))
+    step = kerastuner.next_step(
+        "kerastuner", shop, [], number=0, epochs=9, seen=set(), anchor=shop.space.default,
+        first=[], draw=Random(0),
+    )  # fmt: skip
+    assert step.values == own
+
+
 def test_bayesian_takes_those_at_work_for_average():
     shop, proposed = driver.market(max_macs=416_520), []
     first = list(islice(random_points(shop.space, Random(1)), 13))
@@ -207,7 +220,7 @@ def test_bayesian_takes_those_at_work_for_average():
         trials.append({"id": name_of(12), "values": first[12], **last})
         step = kerastuner.next_step(
             "bayesian", shop, trials, number=13, epochs=9,
-            seen=set(map(shop.key, first)), anchor=shop.space.default, first=[], seed=0,
+            seen=set(map(shop.key, first)), anchor=shop.space.default, first=[],
             draw=Random(0),
         )  # fmt: skip
         proposed.append(step)
@@ -226,7 +239,7 @@ def test_bayesian_chooses_what_is_promising_within_the_budget():
     for i in range(16):
         step = kerastuner.next_step(
             "bayesian", shop, trials, number=i, epochs=9, seen=seen,
-            anchor=shop.space.default, first=[], seed=0, draw=Random(i),
+            anchor=shop.space.default, first=[], draw=Random(i),
         )  # fmt: skip
         assert shop.fits(step.values)
         seen.add(shop.key(step.values))
@@ -239,8 +252,12 @@ def test_bayesian_chooses_what_is_promising_within_the_budget():
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_bayesian_does_not_choose_at_random_where_scores_are_noise(seed):
-    """As a random point would be: the first of those that it chooses from."""
+def test_bayesian_chooses_also_where_scores_are_noise(seed, monkeypatch):
+    """Where all points are as promising, it would take the first, which was drawn at random."""
+    pools = []
+    monkeypatch.setattr(
+        kerastuner, "_pool", lambda *args, of=kerastuner._pool: pools.append(of(*args)) or pools[0]
+    )
     shop = driver.market("inception_v1", 32, "ratios")
     draw = Random(seed)
     first = list(islice(random_points(shop.space, draw), 6))
@@ -250,9 +267,9 @@ def test_bayesian_does_not_choose_at_random_where_scores_are_noise(seed):
     ]
     step = kerastuner.next_step(
         "bayesian", shop, trials, number=6, epochs=9, seen=set(map(shop.key, first)),
-        anchor=shop.space.default, first=[], seed=0, draw=Random(99),
+        anchor=shop.space.default, first=[], draw=Random(99),
     )  # fmt: skip
-    assert step.values != next(random_points(shop.space, Random(99)))
+    assert step.values != pools[0][0].values
 
 
 @pytest.mark.parametrize(
@@ -268,7 +285,7 @@ def test_when_all_points_are_taken(oracle, status, answer):
     def following():
         return kerastuner.next_step(
             oracle, shop, trials, number=len(trials), epochs=9, seen=seen,
-            anchor=shop.space.default, first=[], seed=0, draw=Random(0),
+            anchor=shop.space.default, first=[], draw=Random(0),
         )  # fmt: skip
 
     for i in range(4):
