@@ -252,24 +252,30 @@ def test_bayesian_chooses_what_is_promising_within_the_budget():
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_bayesian_chooses_also_where_scores_are_noise(seed, monkeypatch):
-    """Where all points are as promising, it would take the first, which was drawn at random."""
-    pools = []
-    monkeypatch.setattr(
-        kerastuner, "_pool", lambda *args, of=kerastuner._pool: pools.append(of(*args)) or pools[0]
-    )
-    shop = driver.market("inception_v1", 32, "ratios")
+def test_bayesian_tells_points_apart_also_where_scores_are_noise(seed, monkeypatch):
+    """Else all are as promising, and what is taken is a point drawn at random."""
+    from sklearn.gaussian_process import GaussianProcessRegressor
+
+    shop, told = driver.market("inception_v1", 32, "ratios"), []
+
+    def predict(*args, of=GaussianProcessRegressor.predict, **options):
+        told.append(of(*args, **options))
+        return told[-1]
+
+    monkeypatch.setattr(GaussianProcessRegressor, "predict", predict)
     draw = Random(seed)
     first = list(islice(random_points(shop.space, draw), 6))
     trials = [
-        {"id": name_of(i), "values": values, "status": "completed", "score": draw.gauss(0.6, 0.02)}
+        {"id": name_of(i), "values": values, "status": "completed", "score": draw.gauss(0, 1)}
         for i, values in enumerate(first)
     ]
-    step = kerastuner.next_step(
+    kerastuner.next_step(
         "bayesian", shop, trials, number=6, epochs=9, seen=set(map(shop.key, first)),
-        anchor=shop.space.default, first=[], draw=Random(99),
+        anchor=shop.space.default, first=[], draw=Random(0),
     )  # fmt: skip
-    assert step.values != pools[0][0].values
+    expected, deviation = told[-1]
+    assert np.ptp(expected) > 0.1
+    assert np.ptp(deviation) > 0.05
 
 
 @pytest.mark.parametrize(
