@@ -9,6 +9,7 @@ does not ends the script with an error.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -42,6 +43,10 @@ def cost_of_the_paper(folder):
     head = next(layer for layer in shown["layers"] if layer["name"] == "logits")
     # A recipe knows no classes: the 1,000 of the paper are those of the last layer alone.
     return shown["macs"] - head["macs"] * (1000 - CLASSES) // 1000
+
+
+def _hash(scores):
+    return hashlib.sha256(json.dumps(scores).encode()).hexdigest()[:16]
 
 
 def _records(out):
@@ -136,6 +141,7 @@ def _main():
         "rejected": found["rejected"],
         "best": max(trial["score"] or 0 for trial in trials),
         "paper": trials[0]["score"],
+        "scores": _hash([trial["score"] for trial in trials]),  # equal for equal ones
         "seconds": round(time.monotonic() - began),
         "seconds_a_trial": round(sum(t["seconds"] or 0 for t in trials) / len(trials), 1),
     }
