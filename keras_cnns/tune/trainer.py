@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from keras_cnns import recipe as recipes
+from keras_cnns.errors import UsageError
 from keras_cnns.recipe import Recipe, Train
 
 SECONDS = 10.0  # for a process to end that has answered
@@ -133,6 +134,9 @@ class Trainer:
             more: whether another job is to follow.
             beat: called every so often; the job is given up once it returns False.
             every: seconds between its calls.
+
+        Raises:
+            UsageError: where this machine cannot train any, as with a full disk.
         """
         if self.spare and self.spare.popen.poll() is not None:  # died while it waited
             self.spare.end()
@@ -141,6 +145,12 @@ class Trainer:
         try:
             if more:
                 self.spare = Process(self.command)
-            return process.run(job, beat, every)
+            outcome = process.run(job, beat, every)
         finally:
             process.end()
+        if outcome and "stop" in outcome:
+            raise UsageError(
+                f"{job['id']} cannot be trained here: {outcome['stop']}; mend that, and the same "
+                "command goes on"
+            )
+        return outcome

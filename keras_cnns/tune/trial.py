@@ -14,9 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from keras_cnns.errors import UsageError
 from keras_cnns.quiet import start_keras
 
 MEMORY = ("MemoryError", "ResourceExhaustedError")
+FILES = ("NotFoundError", "PermissionDeniedError")  # TensorFlow's; others are OSErrors
 
 
 def main() -> None:
@@ -42,6 +44,9 @@ def _end_with_the_search() -> None:
 def outcome(job: Mapping[str, Any]) -> dict[str, Any]:
     """Return {"score", "seconds"} of a job, or {"why"} it failed, or {"refused"} and why.
 
+    Where it is the machine's or the data's trouble, which any other trial would have too, it is
+    {"stop": the reason}.
+
     A job has `recipe` (TOML, resolved), `folder` (of the search), `seed`, `epochs` and
     `initial_epoch` (None and 0 for all of them), `load` and `save` (files of weights in the folder,
     or None), `split` to be measured on, and `max_latency_ms` and `format` where speed is limited.
@@ -49,7 +54,9 @@ def outcome(job: Mapping[str, Any]) -> dict[str, Any]:
     start = time.monotonic()
     try:
         found = _run(job)
-    except Exception as error:  # whatever a trial fails of is its own failure
+    except Exception as error:  # whatever else a trial fails of is its own failure
+        if isinstance(error, OSError | UsageError) or type(error).__name__ in FILES:
+            return {"stop": _reason(error)}
         return {"why": _reason(error), "seconds": time.monotonic() - start}
     return {**found, "seconds": time.monotonic() - start}
 
@@ -58,7 +65,8 @@ def _reason(error: BaseException) -> str:
     kind, text = type(error).__name__, " ".join(str(error).split())[:300]
     if kind in MEMORY:
         return f"out of memory: {text}" if text else "out of memory"
-    return text if isinstance(error, ArithmeticError) and text else f"{kind}: {text}"
+    said = text and isinstance(error, ArithmeticError | UsageError)
+    return text if said else f"{kind}: {text}"
 
 
 def _run(job: Mapping[str, Any]) -> dict[str, Any]:

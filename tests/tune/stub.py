@@ -45,6 +45,8 @@ def main():
             answer = "no answer"
         case "slow":
             answer = {"refused": "12.3 ms", "latency_ms": 12.3}
+        case "stop":
+            answer = {"stop": "OSError: no space left on device"}
         case "fail":
             answer = {"why": "out of memory: 3 GB", "seconds": 0.1}
     print(json.dumps(answer), flush=True)

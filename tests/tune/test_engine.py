@@ -74,6 +74,17 @@ def test_a_failure_is_its_trials_own(what, why, tmp_path, monkeypatch):
     assert trials[1]["macs"] > 0
 
 
+def test_the_machines_trouble_is_no_trials_failure(tmp_path, monkeypatch):
+    monkeypatch.setenv("STUB", json.dumps({"0001": "stop"}))
+    with pytest.raises(UsageError, match=r"0001 cannot be trained here: OSError: no space left .*"):
+        searched(tmp_path, driver.plan(3))
+    statuses = [trial["status"] for trial in Book(tmp_path / "trials").trials()]
+    assert statuses == ["completed", "running"]
+    monkeypatch.delenv("STUB")
+    trials = searched(tmp_path, driver.plan(3)).trials()
+    assert [trial["status"] for trial in trials] == ["completed"] * 3
+
+
 def test_a_process_that_dies_while_it_waits_costs_no_trial():
     job = {"id": "0000", "seed": 0, "split": "validation", "load": None, "epochs": 1, "spec": {}}
     with Trainer(driver.STUB) as trainer:

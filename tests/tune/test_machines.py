@@ -155,6 +155,17 @@ def test_a_worker_of_another_search_is_told_so(chief, tmp_path):
         machines.serve(driver.recipe(), chief[0], tmp_path, {"recipe": "x"}, 5, trainer)
 
 
+def test_a_worker_that_cannot_train_ends_and_burns_no_trial(chief, tmp_path, monkeypatch):
+    monkeypatch.setenv("STUB", json.dumps({"0000": "stop"}))
+    place, search = chief
+    with (
+        Trainer(driver.STUB) as trainer,
+        pytest.raises(UsageError, match="0000 cannot be trained here: OSError: no space left"),
+    ):
+        machines.serve(driver.recipe(), place, tmp_path, driver.ABOUT, 5, trainer)
+    assert search.book.records["0000"]["status"] == "running"
+
+
 @pytest.mark.parametrize("there", ["id", "data/source.json"])
 def test_a_folder_with_another_searchs_images_is_refused(there, chief, tmp_path):
     place = tmp_path / "other" / there

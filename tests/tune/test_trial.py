@@ -152,6 +152,12 @@ def test_running_out_of_memory_is_called_so(recipe, folder, monkeypatch):
         assert trial.outcome({})["why"].startswith("out of memory")
 
 
+@pytest.mark.parametrize("error", [OSError(28, "no space left"), UsageError("no data set there")])
+def test_the_machines_trouble_is_no_failure(error, monkeypatch):
+    monkeypatch.setattr(trial, "_run", lambda _: (_ for _ in ()).throw(error))
+    assert list(trial.outcome({})) == ["stop"]
+
+
 def test_a_process_answers_one_job_and_nothing_else(recipe, folder, monkeypatch):
     monkeypatch.setattr(os, "environ", {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"})
     with subprocess.Popen(TRIAL, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) as process:
@@ -160,7 +166,7 @@ def test_a_process_answers_one_job_and_nothing_else(recipe, folder, monkeypatch)
         process.stdin.flush()
         said = process.stdout.read()
         assert process.wait() == 0, process.stderr.read()
-    assert json.loads(said)["why"].startswith("UsageError: received text that is not TOML")
+    assert json.loads(said)["stop"].startswith("received text that is not TOML")
     with Trainer() as trainer:
         outcome = trainer.run(job(replace(recipe, train=replace(recipe.train, epochs=1)), folder))
     assert 0 < outcome["score"] <= 1
