@@ -225,6 +225,7 @@ def _search(trials: Mapping[str, Any]) -> dict[str, Any]:
         "figures": trials.get("figures"),
         "repeats": trials.get("repeats"),
         "start": start,
+        "left_out": trials.get("left_out"),
         "statuses": Counter(row["status"] for row in rows),
     }
 

@@ -57,7 +57,7 @@ def _environment() -> tuple[str | None, str | None, str | None]:
     show_default=True,
     help="What is tried next: random, evolution, pareto (NSGA-II, accuracy and MACs); "
     "KerasTuner's kerastuner (random), bayesian, hyperband. None repeats itself or leaves the "
-    "budget.",
+    "budget; what hyperband trains for longer again counts as another trial.",
 )
 @click.option("--max-macs", type=Amount(), help="No trial above so many multiply-adds [no limit].")
 @click.option("--min-macs", type=Amount(), help="No trial below so many multiply-adds [no limit].")

@@ -7,6 +7,7 @@ on others (`machines`, `wire`).
 """
 
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -87,7 +88,8 @@ def tune(
         {"trials": [{id, values, spec, params, macs, score, status, why, seconds}], "best",
         "pareto", "paper" (the id of the network as it stands), "space", "rejected" (how many
         proposals), "refused" (as trials: those too slow), "repeats", "winner", "importance" (of
-        each dimension), "given" (the spec as it stands), "start", "max_macs", "objective"}.
+        each dimension), "given" (the spec as it stands), "start", "left_out" (why "paper" is
+        None), "max_macs", "objective"}.
 
     Raises:
         UsageError: as `train.train`, and where nothing fits the budget: the cheapest is named.
@@ -103,6 +105,12 @@ def tune(
     if oracle not in ORACLE_NAMES:
         near = suggest(str(oracle), ORACLE_NAMES)
         raise UsageError(f'unknown oracle "{oracle}"; allowed are {", ".join(ORACLE_NAMES)}{near}')
+    epochs = recipe.train.epochs
+    if oracle == "hyperband" and trials < (least := kerastuner.least_trials(epochs)):
+        raise UsageError(
+            f"received {trials} trials, by which hyperband trains none for all {epochs} epochs; "
+            f"give at least {least}, or fewer train.epochs"
+        )
     out, place = Path(out), address(chief) if chief else None
     if place and jobs != 1:
         raise UsageError(f"received {jobs} jobs for a chief, which trains nothing; start workers")
@@ -122,8 +130,9 @@ def tune(
     )
     market = Market(searched, price, budget)
     anchor = market.anchor()
-    if not market.fits(searched.default):
-        _leave_out(market)
+    left_out = None if market.fits(searched.default) else _left_out(market)
+    if left_out:
+        print(left_out, file=sys.stderr)
     settings = {
         "space": searched.kind,
         "free_totals": free_totals,
@@ -150,7 +159,7 @@ def tune(
         book = Book(out / "trials")
 
         def write() -> dict[str, Any]:
-            found = _found(plan, book, start)
+            found = _found(plan, book) | {"start": start, "left_out": left_out}
             runs.write_text(out / "trials.json", json.dumps(found, indent=1) + "\n")
             answer.write_recipes(out, settled, found)
             return found
@@ -160,10 +169,14 @@ def tune(
             machines.direct(search, place, out, _about(recipe, source), patience)
         else:
             here.train(search, settled, out, jobs)
+        shutil.rmtree(out / "weights", ignore_errors=True)  # of what might have been trained on
         found = {**write(), "importance": answer.importance(book.trials())}
         runs.write_text(out / "trials.json", json.dumps(found, indent=1) + "\n")
     if len(found["trials"]) < trials:
-        print(f"the space has only {len(found['trials'])} networks to try", file=sys.stderr)
+        print(
+            f"no other network was found: {len(found['trials'])} of {trials} trials",
+            file=sys.stderr,
+        )
     if found["best"] is None:
         reasons = {row["why"] for row in found["trials"]} or {"the space is exhausted"}
         raise UsageError(f"no trial of {out} was trained to its end: {'; '.join(sorted(reasons))}")
@@ -222,10 +235,10 @@ def _start(recipe: Recipe) -> str:
     return "the paper's split" + (f", at {width:g} of its width" if width != 1 else "")
 
 
-def _leave_out(market: Market) -> None:
+def _left_out(market: Market) -> str:
     price = market.price(market.space.default)
     costs = "is none at this size" if price is None else f"has {price.macs:,} MACs"
-    print(f"the network as it stands {costs}, outside the budget: left out", file=sys.stderr)
+    return f"the network as it stands {costs}, outside the budget: left out"
 
 
 def _about(recipe: Recipe, source: data.Source) -> dict[str, Any]:
@@ -265,8 +278,8 @@ def _open_folder(
     return recipe
 
 
-def _found(plan: Plan, book: Book, start: str) -> dict[str, Any]:
+def _found(plan: Plan, book: Book) -> dict[str, Any]:
     records = list(book.records.values())
     found = answer.summary(records, plan.market)
     repeats = answer.compared(records, plan.repeat_on)
-    return {**found, "repeats": repeats, "winner": repeats and repeats["winner"], "start": start}
+    return {**found, "repeats": repeats, "winner": repeats and repeats["winner"]}

@@ -20,9 +20,9 @@ CELL = 34  # pixels of a row of the map
 
 def write(place: Path, recipe: Recipe, found: Found) -> None:
     """Write report.html of a search."""
-    done = [row for row in found["trials"] if row["score"] is not None]
+    (best,) = (row for row in found["trials"] if row["id"] == found["best"])
     facts = {
-        "best validation accuracy": f"{max((r['score'] for r in done), default=0):.2%}",
+        "best validation accuracy": f"{best['score']:.2%}",
         "network": recipe.model.name,
         "data": Path(recipe.data.name).name,
         "trials": str(len(found["trials"])),

@@ -1,5 +1,6 @@
 """What a search says in the end: the best, the front, what survives repeats, what mattered."""
 
+import re
 import sys
 from pathlib import Path
 from random import Random
@@ -173,6 +174,21 @@ def test_the_page_shows_what_good_trials_have_in_common(shop, tmp_path):
     assert "a random forest" in page
     assert "4e.conv3 320 →" in page
     assert report.BLUE not in page
+
+
+def test_the_page_does_not_compare_trainings_of_other_lengths_unsaid(shop, tmp_path):
+    trials = records(shop, 3, lambda *_: 0.6)
+    trials[0] |= {"epochs": 2, "score": 0.3}
+    trials[1] |= {"epochs": 2, "score": 0.9}
+    trials[2] |= {"epochs": 30}
+    found = answer.summary(trials, shop)
+    assert found["best"] == "0002"
+    found |= {"importance": None, "start": "the paper's split", "repeats": None}
+    pictures.write(tmp_path / "report.html", driver.recipe("inception_v1"), found)
+    page = (tmp_path / "report.html").read_text()
+    assert "the paper&#39;s split 30.00%" in page
+    assert "after 2 epochs, not 30" in page
+    assert re.search(r"best validation accuracy\W.{0,80}60.00%", page, re.I | re.S)
 
 
 def test_a_search_of_one_trial_has_a_page(shop, tmp_path):

@@ -248,6 +248,12 @@ def test_what_is_no_oracle_is_refused_in_a_line(oracle, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_hyperband_wants_as_many_trials_as_train_one_to_its_end(tmp_path):
+    with pytest.raises(UsageError, match=r"20 trials, .* none for all 30 epochs; give at least 51"):
+        tune.tune(driver.recipe(), tmp_path / "out", trials=20, oracle="hyperband")
+    assert not (tmp_path / "out").exists()
+
+
 def test_weights_to_start_from_are_refused(tmp_path):
     recipe = driver.recipe()
     recipe = replace(recipe, model=replace(recipe.model, weights="imagenet"))
@@ -283,6 +289,24 @@ def test_a_search_goes_on_only_with_the_images_that_it_began_with(tuned, picture
     shutil.copy(pictures / "a" / "0.png", pictures / "a" / "one more.png")
     with pytest.raises(UsageError, match="pictures has changed: .* choose another --out"):
         tuned(repeat=1)
+
+
+def test_a_network_above_the_budget_is_told_to_be_left_out(tuned, tmp_path, capsys):
+    said = "he network as it stands has 415,848 MACs, outside the budget: left out"
+    found = tuned(max_macs=400_000)
+    assert found["paper"] is None
+    assert found["left_out"] == f"t{said}"
+    assert f"T{said}" in (tmp_path / "out" / "report.html").read_text()
+    assert f"t{said}" in capsys.readouterr().err
+
+
+def test_weights_of_unfinished_trainings_are_not_left(tuned, tmp_path):
+    left = tmp_path / "out" / "weights" / "0001.npz"
+    tuned()
+    left.parent.mkdir()
+    left.touch()
+    tuned()
+    assert not left.exists()
 
 
 def test_a_kill_between_the_first_two_files_is_no_end(tuned, tmp_path, monkeypatch):

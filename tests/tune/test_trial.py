@@ -201,6 +201,19 @@ def test_kerastuners_oracles_repeat_nothing_and_keep_the_budget(name):
     assert promoted == (4 if name == "hyperband" else 0)
 
 
+def test_hyperbands_trials_are_counted_as_kerastuner_makes_them():
+    import keras_tuner
+
+    for epochs in range(1, 100):
+        oracle = keras_tuner.oracles.HyperbandOracle(
+            objective=keras_tuner.Objective("score", "max"), max_epochs=epochs,
+            hyperparameters=keras_tuner.HyperParameters(),
+        )  # fmt: skip
+        last = oracle._current_bracket
+        before = sum(oracle._get_size(last, n) for n in range(last))
+        assert kerastuner.least_trials(epochs) == before + 1
+
+
 def test_kerastuners_random_search_draws_its_own_points(monkeypatch):
     from keras_tuner.oracles import RandomSearchOracle
 
