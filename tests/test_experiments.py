@@ -44,5 +44,6 @@ def test_the_answer_of_a_search_is_the_network_of_its_record():
     best = recipes.load(place.with_name("inception_v1_cifar10_best.toml"))
     found = cost("inception_v1", input_shape=(32, 32, 3), num_classes=10, spec=best.model.spec)
     [row] = [row for row in record["trials"] if row["id"] == record["best"]]
+    assert best.model.spec == row["spec"]
     assert (found.macs, found.params) == (row["macs"], row["params"])
     assert found.macs <= record["max_macs"]

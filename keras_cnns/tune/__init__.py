@@ -212,7 +212,9 @@ def work(
     runs.prepare_folder(out)
     about = _about(recipe, source)
     with Trainer() as trainer:
-        return machines.serve(recipe, place, out, about, patience, trainer, name)
+        done = machines.serve(recipe, place, out, about, patience, trainer, name)
+    shutil.rmtree(out / "weights", ignore_errors=True)
+    return done
 
 
 def _resolved(recipe: Recipe) -> tuple[Recipe, data.Source]:

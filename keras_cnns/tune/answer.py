@@ -139,9 +139,10 @@ def _paired(pairs: Sequence[tuple[float, float]]) -> float | None:
 def importance(records: Sequence[Record]) -> Found | None:
     """Return how much each dimension matters for the score; None for fewer than ten trials.
 
-    Breiman 2001, https://doi.org/10.1023/A:1010933404324: what a random forest loses, as a part of
-    the variance, when the values of a dimension are shuffled; and what it explains of the trials
-    that its trees have not seen.
+    After Breiman 2001, https://doi.org/10.1023/A:1010933404324: what a random forest loses, as a
+    part of the variance, when the values of a dimension are shuffled; but in the trials that it was
+    fitted to, so that the order counts, not the size. And what it explains of the trials that its
+    trees have not seen.
     """
     done = ranked(records)
     if len(done) < 10 or len({trial["score"] for trial in done}) < 2:

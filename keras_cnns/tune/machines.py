@@ -111,7 +111,8 @@ def serve(
         UsageError: where the chief cannot be reached for so long, or refuses, or the folder is of
             another search.
     """
-    worker = name or f"{socket.gethostname()}-{os.getpid()}"
+    # Containers may share a host's name, and each counts its processes from one.
+    worker = name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     # A chief on this machine may yet have to write it.
     word = _patiently(lambda: wire.secret(folder), patience if place.is_here else 0.0)
 

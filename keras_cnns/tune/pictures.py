@@ -163,8 +163,8 @@ def _importance(found: Found) -> dict[str, Any] | None:
     figure = report.svg("Importance", 680, 90 + 20 * len(first), paint)
     return {
         "figure": figure,
-        "note": "How much worse a random forest foretells the accuracy once a dimension is "
-        f"shuffled. For trials that it has not seen it explains {important['explained']:.0%} of "
-        "the variance"
+        "note": "How much worse a random forest foretells the accuracy of its own trials once a "
+        "dimension is shuffled. For trials that it has not seen it explains "
+        f"{important['explained']:.0%} of the variance"
         + (": too little to trust the order." if important["explained"] < 0.2 else "."),
     }

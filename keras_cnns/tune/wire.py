@@ -27,6 +27,7 @@ LARGEST = 2**24  # bytes of a message
 SECONDS = 20.0  # for an answer
 MANY = 64  # questions at a time; a proposal may make others wait
 SERVICE = "keras_cnns.Search"
+SHARED = ipaddress.ip_network("100.64.0.0/10")  # RFC 6598; of tunnels such as Tailscale's
 TOPICS = ("hello", "take", "beat", "finish")
 REFUSALS = (
     Code.UNAUTHENTICATED,
@@ -67,6 +68,8 @@ class Refused(UsageError):
 def address(text: str) -> Address:
     """Return HOST:PORT as an address, resolved; only loopback and private ones are allowed.
 
+    A tunnel's are private too.
+
     Raises:
         UsageError: for anything else.
 
@@ -81,8 +84,8 @@ def address(text: str) -> Address:
     except OSError:
         raise UsageError(f'"{host}" is no address known here; write HOST:PORT') from None
     place = ipaddress.ip_address(str(found[0][4][0]).partition("%")[0])
-    inside = place.is_loopback or (place.is_private and not place.is_unspecified)
-    if not inside:
+    private = place.is_private or place in SHARED
+    if not private or place.is_unspecified:
         raise UsageError(
             f"{place} is neither a loopback nor a private address; a search listens on no other: "
             "use one of this network, or a tunnel"

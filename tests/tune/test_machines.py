@@ -90,6 +90,9 @@ def test_chief_and_workers_survive_the_killing_of_each(tmp_path, started, monkey
     assert trials[0]["values"] == plan.market.space.default
     assert len({plan.market.key(trial["values"]) for trial in trials}) == 10
     assert max(trial["macs"] for trial in trials) <= 416_520
+    trained = [line.split()[0] for line in (tmp_path / "log").read_text().splitlines()]
+    assert set(trained) == {trial["id"] for trial in trials}
+    assert len(trained) <= 10 + 2  # again, what the workers that were killed had at work
 
 
 def test_a_finished_search_needs_no_workers(tmp_path, monkeypatch):
@@ -178,6 +181,19 @@ def test_a_folder_with_another_searchs_images_is_refused(there, chief, tmp_path)
         machines.serve(driver.recipe(), chief[0], tmp_path / "other", driver.ABOUT, 5, trainer)
 
 
+def test_workers_of_one_hosts_name_are_not_the_same(chief, tmp_path, monkeypatch):
+    names = []
+
+    def ask(place, word, topic, message):
+        names.append(message["worker"])
+        return {"done": True, "search": "x", "lease": 1.0}
+
+    monkeypatch.setattr(wire, "ask", ask)
+    for _ in range(2):  # of one process too
+        machines.serve(driver.recipe(), chief[0], tmp_path / "w", {}, 5, Trainer(driver.STUB))
+    assert len(set(names)) == 2
+
+
 def test_a_worker_without_the_secret_is_refused(chief, tmp_path, monkeypatch):
     place, search = chief
     with pytest.raises(wire.Refused, match="another secret"):
@@ -250,7 +266,9 @@ def test_an_address_that_is_taken_is_told(chief):
         pass
 
 
-@pytest.mark.parametrize("text", ["8.8.8.8:80", "0.0.0.0:80", "[::]:80", "[2001:4860::8888]:80"])
+@pytest.mark.parametrize(
+    "text", ["8.8.8.8:80", "0.0.0.0:80", "[::]:80", "[2001:4860::8888]:80", "100.128.0.1:80"]
+)
 def test_public_addresses_are_refused(text):
     with pytest.raises(UsageError, match="neither a loopback nor a private address"):
         wire.address(text)
@@ -265,6 +283,7 @@ def test_what_is_no_address_is_refused(text):
 def test_loopback_and_private_addresses_are_taken():
     assert wire.address("localhost:70").host in ("127.0.0.1", "::1")
     assert wire.address("192.168.1.5:70") == ("192.168.1.5", 70)
+    assert wire.address("100.101.102.103:70").host == "100.101.102.103"  # a tunnel's
     assert str(wire.address("[::1]:70")) == "[::1]:70"
 
 

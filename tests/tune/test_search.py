@@ -4,10 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from keras_cnns import recipe as recipes, runs, train, tune as search
+from keras_cnns.tune import here, trial
+
+sys.path.insert(0, str(Path(__file__).parent))
+import driver
+
+TRAIN = ("-m", "keras_cnns", "train", "--data", "digits", "--set", "train.epochs=1")
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -22,6 +31,22 @@ def run(words, data_dir):
 
 def tune(*words, data_dir):
     return run(["-m", "keras_cnns", "tune", *words, "--json"], data_dir)
+
+
+def test_the_answer_is_trained_and_exported(tmp_path, digits_dir, monkeypatch):
+    monkeypatch.setattr(here, "train", partial(here.train, command=driver.STUB))
+    recipe = recipes.override(driver.recipe(), ["train.epochs=1", "data.name=digits"])
+    recipe = replace(recipe, data=replace(recipe.data, dir=str(digits_dir)))
+    found = search.tune(recipe, tmp_path / "out", trials=3)
+    rows = {trial["id"]: trial for trial in found["trials"]}
+    run([*TRAIN, tmp_path / "out" / "best.toml", "--out", tmp_path / "run"], digits_dir)
+    shown = json.loads(run(["-m", "keras_cnns", "show", tmp_path / "run", "--json"], digits_dir))
+    assert shown["params"] == rows[found["best"]]["params"]
+    for name in found["pareto"]:
+        place = tmp_path / "out" / "pareto" / f"{name}.toml"
+        words = ("export", place, "--out", tmp_path / name, "--formats", "tflite")
+        run(["-m", "keras_cnns", *words], digits_dir)
+        assert (tmp_path / name / "model.tflite").is_file()
 
 
 @pytest.mark.slow
@@ -69,3 +94,15 @@ def test_a_latency_is_measured_and_kept(tmp_path, digits_dir):
         )
     )  # fmt: skip
     assert 0 < onnx["trials"][0]["latency_ms"] < 1000
+
+
+@pytest.mark.slow
+def test_a_latency_above_the_limit_is_refused(tmp_path, digits_dir):
+    recipe = recipes.override(driver.recipe(), ["data.name=digits"])
+    recipe = replace(recipe, data=replace(recipe.data, dir=str(digits_dir)))
+    recipe = train.resolve(recipe, runs.open_data(recipe))
+    words = {"recipe": recipes.to_toml(recipe), "folder": str(tmp_path), "seed": 0}
+    found = trial.outcome({**words, "max_latency_ms": 1e-6, "format": "tflite"})
+    assert found["latency_ms"] > 1e-6
+    assert found["refused"].endswith(" ms")
+    assert "score" not in found
