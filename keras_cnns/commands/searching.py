@@ -85,7 +85,8 @@ def _environment() -> tuple[str | None, str | None, str | None]:
     "--jobs",
     default=1,
     show_default=True,
-    help="Trials at a time on this machine, each on its share of the cores.",
+    help="Trials at a time on this machine, each on its share of the cores. With several, an "
+    "oracle that heeds scores proposes by which trial ends first.",
 )
 @click.option(
     "--chief", metavar="HOST:PORT", help="Hand out the trials to workers [train them here]."
