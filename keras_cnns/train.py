@@ -41,6 +41,7 @@ def train(
     deterministic: bool | None = None,
     workers: Sequence[str] = (),
     index: int | None = None,
+    strict: bool = False,
 ) -> Run:
     """Train by a recipe into the run folder `out`, going on where an earlier call stopped.
 
@@ -50,6 +51,10 @@ def train(
         deterministic: makes equal runs bit-equal on one machine; None leaves it to the recipe.
         workers: "host:port" of each machine that trains, where there are several.
         index: which of them this one is.
+        strict: whether to refuse a folder in which `data.diagnose` finds fault.
+
+    Returns:
+        The run, which has been written whole, also by another worker.
 
     Raises:
         UsageError: before any work, for data, folder or recipe that do not fit; during it, where
@@ -62,6 +67,8 @@ def train(
     if several(workers, index):  # which TensorFlow wants to know before it has run anything
         start_keras()
         devices = open_devices(workers, index)
+    if strict:
+        data.require_sound(recipe.data.name)
     source = runs.open_data(recipe)
     recipe = resolve(recipe, source)
     start_keras()
@@ -90,6 +97,7 @@ def train(
                 _fit(run._replace(recipe=settled), source, devices)
         if devices.first and "validation" not in runs.read_metrics(run):
             summarise(run, "validation", source)
+        devices.agree()  # the first worker has written all of it
     return run
 
 

@@ -1,6 +1,7 @@
 """Two processes train as one would; what would do nothing is refused."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -11,6 +12,7 @@ import time
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from keras_cnns.errors import UsageError
 from keras_cnns.training import machine
@@ -96,6 +98,32 @@ def test_two_workers_train_as_two_replicas_of_a_machine_and_as_one_device(tmp_pa
     for other in models[1:]:
         for mine, theirs in zip(models[0].get_weights(), other.get_weights(), strict=True):
             assert mine == pytest.approx(theirs, abs=1e-3 * float(np.abs(theirs).max()))
+
+
+@pytest.mark.slow
+def test_the_command_takes_its_workers_from_tf_config_and_all_of_them_end_well(tmp_path):
+    """The folder has not been looked at before, which --strict does by TensorFlow."""
+    for value in range(60):
+        place = tmp_path / "images" / ("dark", "light")[value % 2] / f"{value}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (32, 32), 4 * value).save(place)
+    words = ["train", "lenet5", "--data", tmp_path / "images", "--out", tmp_path / "run"]
+    words += ["--strict", "--set", "train.epochs=1", "--set", "data.batch_size=8"]
+    cluster, pair = {"worker": hosts()}, []
+    for index in range(2):
+        config = {"cluster": cluster, "task": {"type": "worker", "index": index}}
+        pair.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "keras_cnns", *map(str, words)],
+                stderr=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "TF_CONFIG": json.dumps(config)},
+            )
+        )
+    said = [process.communicate(timeout=600) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], said
+    assert all("run: validation accuracy" in out for out, _ in said)
 
 
 @pytest.mark.slow

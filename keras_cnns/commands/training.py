@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from keras_cnns.errors import UsageError
 from keras_cnns.terminal import (
     DATA_HELP,
     as_json,
@@ -47,24 +46,17 @@ def train(
     """Train a network into a run folder; the same command again resumes it."""
     recipe = recipe_of(network, data, data_dir, settings)
     with working():
-        from keras_cnns.data import diagnose
         from keras_cnns.train import train
 
-        if strict:
-            try:
-                found = diagnose(recipe.data.name)
-            except UsageError as error:
-                raise UsageError(f"--strict: {error}") from None
-            if not found["passed"]:
-                bad = found["images"] - found["usable"]
-                raise UsageError(
-                    f"--strict: {data} has {bad:,} images that cannot be used and "
-                    f"{len(found['warnings'])} warnings; keras-cnns doctor {data} names them"
-                )
         cluster = workers.split(",") if workers else ()
-        run = train(recipe, out, deterministic=deterministic, workers=cluster, index=index)
-    if index:
-        return click.echo(f"worker {index} has done its part; the first one writes {run.path}")
+        run = train(
+            recipe,
+            out,
+            deterministic=deterministic,
+            workers=cluster,
+            index=index,
+            strict=strict,
+        )
     metrics = json.loads((run.path / "metrics.json").read_text())["validation"]
     click.echo(f"{run.path}: validation accuracy {metrics['accuracy']:.2%}; see report.html")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from keras_cnns.data.augment import AUGMENTATIONS
 from keras_cnns.data.images import SUFFIXES, is_image
 from keras_cnns.data.source import SPLITS, Source
-from keras_cnns.data.sources import diagnose, open_source
+from keras_cnns.data.sources import diagnose, open_source, require_sound
 from keras_cnns.data.verdict import check_images
 from keras_cnns.quiet import start_keras
 
@@ -36,6 +36,7 @@ __all__ = [
     "open_source",
     "read_image",
     "read_whole",
+    "require_sound",
     "resized_part",
     "steps_per_epoch",
 ]

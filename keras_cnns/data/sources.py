@@ -75,6 +75,24 @@ def diagnose(name: str) -> dict[str, Any]:
     return diagnose_folder(name)
 
 
+def require_sound(name: str) -> None:
+    """Refuse all but a folder of images in which `diagnose` finds no fault.
+
+    Raises:
+        UsageError: saying how much is wrong with it.
+    """
+    try:
+        found = diagnose(name)
+    except UsageError as error:
+        raise UsageError(f"--strict: {error}") from None
+    if not found["passed"]:
+        bad = found["images"] - found["usable"]
+        raise UsageError(
+            f"--strict: {name} has {bad:,} images that cannot be used and "
+            f"{len(found['warnings'])} warnings; keras-cnns doctor {name} names them"
+        )
+
+
 def _data_dir(given: str | os.PathLike[str] | None) -> Path:
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return Path(given or default).expanduser()
