@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -133,33 +134,35 @@ def open_sources(
 
     Args:
         members: the runs.
-        name: of the data set, which is cut as the first run's recipe says; None: each run's own.
+        name: of the data set; None: each run's own. A run whose own it is has it cut as in its
+            training; for the others it is cut as for the first of those, or the first of all.
         data_dir: where TFDS keeps its sets.
 
     Raises:
         UsageError: where runs hold out different images, or others than when they were trained;
             it names the run.
     """
-    first = members[0].recipe
+    own = [name is None or _is_named(run.recipe.data.name, name) for run in members]
+    first = members[own.index(True) if any(own) else 0]
     opened: dict[Any, data.Source] = {}
     sources = []
-    for run in members:
+    for run, is_own in zip(members, own, strict=True):
         recipe = run.recipe
-        if name is not None:
-            own = replace(first.data, name=name, channels=recipe.data.channels)
-            recipe = replace(first, data=own)
+        if name and not is_own:
+            there = replace(first.recipe.data, name=name, channels=recipe.data.channels)
+            recipe = replace(first.recipe, data=there)
         wanted = recipe.data
         key = (recipe.seed, wanted.name, wanted.channels, wanted.validation, wanted.test)
         if key not in opened:
             opened[key] = runs.open_data(recipe, data_dir=data_dir)
         sources.append(opened[key])
-        if name is None:
+        if is_own:
             runs.check_data(run, opened[key], ["test"], UNSEEN)
         sources[-1].require("test")
         if sources[-1].digests["test"] != sources[0].digests["test"]:
             raise UsageError(
                 f"{run.path} (seed {recipe.seed}) holds out other test images than "
-                f"{members[0].path} (seed {first.seed}), and may have been trained on those; "
+                f"{first.path} (seed {first.recipe.seed}), and may have been trained on those; "
                 + UNSEEN
             )
     return sources
@@ -184,6 +187,11 @@ def answers(run: Run, source: data.Source, split: str, *, precision: str, views:
     return Answers(
         np.concatenate(found), np.concatenate(truth), mistakes, fast.precision, fast.error
     )
+
+
+def _is_named(own: str, name: str) -> bool:
+    """Return whether a data set, as a recipe has it, is the one of a name."""
+    return Path(own).expanduser().resolve() == Path(name).expanduser().resolve()
 
 
 def _said_of(precision: str, error: float, views: Views) -> dict[str, Any]:

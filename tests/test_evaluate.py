@@ -1,6 +1,7 @@
 """What an evaluation says of runs: one crop or many, one network or several together."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -166,9 +167,30 @@ def other_seed(run, tmp_path):
 
 def test_members_that_may_have_seen_the_test_images_are_refused(members, photos, tmp_path):
     other = other_seed(members[1], tmp_path)
-    with pytest.raises(UsageError, match=r"other \(seed 5\) holds out other test images than .*a "):
-        evaluate.open_sources([members[0], other])
-    sources = evaluate.open_sources([members[0], other], str(photos))
+    for name in (None, str(photos), os.path.relpath(photos)):
+        words = r"other \(seed 5\) holds out other test images than .*a "
+        with pytest.raises(UsageError, match=words):
+            evaluate.open_sources([members[0], other], name)
+
+
+def test_what_some_members_were_trained_on_is_tested_on_what_these_have_not_seen(
+    members, photos, tmp_path
+):
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(photos, elsewhere)
+    stranger = make_run(tmp_path / "stranger", elsewhere)
+    (stranger.path / "recipe.toml").write_text(recipes.to_toml(replace(stranger.recipe, seed=5)))
+    stranger = runs.open_run(stranger.path)
+    held_out = evaluate.open_sources(members[:1])[0].digests["test"]
+    for pair in ([members[0], stranger], [stranger, members[0]]):
+        sources = evaluate.open_sources(pair, str(photos))
+        assert {source.digests["test"] for source in sources} == {held_out}
+
+
+def test_images_that_no_member_was_trained_on_are_opened_once(members, photos, tmp_path):
+    other = other_seed(members[1], tmp_path)
+    shutil.copytree(photos, tmp_path / "new")
+    sources = evaluate.open_sources([members[0], other], str(tmp_path / "new"))
     assert sources[0] is sources[1]
 
 
@@ -180,8 +202,10 @@ def test_a_folder_that_has_changed_since_is_no_test_any_more(members, photos, tm
     runs.write_data(run.path, runs.open_data(run.recipe))
     evaluate.open_sources([run])
     shutil.copy(folder / LABELS[0] / "3.png", folder / LABELS[0] / "33.png")
-    with pytest.raises(UsageError, match=r"its test images \(4[56]\) are not those .* \(45\)"):
-        evaluate.open_sources([run])
+    for name in (None, str(folder)):
+        words = r"its test images \(4[56]\) are not those .* \(45\)"
+        with pytest.raises(UsageError, match=words):
+            evaluate.open_sources([run], name)
     assert call(run.path, "--data", photos).exit_code == 0
     assert call(run.path).exit_code == 2
 
