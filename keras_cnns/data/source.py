@@ -28,7 +28,8 @@ class Source:
         labels: the classes' names; their positions are the numbers that `dataset` gives.
         channels: 1 (grey), 3 (colour) or 4 (colour and alpha).
         sizes: the number of images in each of "train", "validation" and "test".
-        digests: of what each of them holds: equal for equal images in equal order.
+        digests: of what each of them holds: equal for equal images in equal order. Of a TFDS set
+            they are of its version and the size of its files.
         files: the paths of a folder's images in each split, in the order of `dataset`, else empty.
         ignored: how many entries of a folder are not used: hidden, or not one of `SUFFIXES`.
         size: the height and width of the images, where all have one and are square.

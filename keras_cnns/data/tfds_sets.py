@@ -88,7 +88,7 @@ def open_tfds(name: str, data_dir: Path, channels: int | None, cut: Cut) -> Sour
         labels=labels,
         channels=channels or own_channels,
         sizes={split: parts[split].count for split in SPLITS},
-        digests={split: digest([info.full_name, parts[split]]) for split in SPLITS},
+        digests={split: digest(_content(info, parts[split])) for split in SPLITS},
         files=dict.fromkeys(SPLITS, ()),
         ignored=0,
         size=own_shape[0] if own_shape[0] == own_shape[1] else None,
@@ -152,6 +152,12 @@ def _parts(name: str, totals: Mapping[str, int], cut: Cut) -> dict[str, _Part]:
             parts[split] = _Part("train", start, count, total)
             start, left = start + count, left - count
     return {**parts, "train": _Part("train", start, left, total)}
+
+
+def _content(info: Any, part: _Part) -> list[Any]:
+    """Return what tells a part from that of another set, or of the same one prepared otherwise."""
+    stored = info.splits[part.split]
+    return [info.full_name, stored.num_bytes, stored.shard_lengths, part]
 
 
 def _builder(name: str, data_dir: Path) -> Any:

@@ -408,6 +408,23 @@ def test_sorted_set_is_cut_at_random(toys, seed):
     assert source.dataset("validation").cardinality() == 16
 
 
+def test_a_set_of_the_same_name_and_version_with_other_images_has_other_digests(
+    toys, tmp_path, monkeypatch
+):
+    def digests(place):
+        ToySorted(data_dir=place).download_and_prepare(download_dir=place / "none")
+        return open_source("toy_sorted", data_dir=place).digests
+
+    examples = list(ToySorted._generate_examples(None))
+    noisy = np.random.default_rng(0).integers(0, 256, (5, 7, 1), np.uint8)
+    before = open_source("toy_sorted", data_dir=toys).digests
+    assert digests(tmp_path / "again") == before
+    examples[3][1]["picture"] = noisy
+    monkeypatch.setattr(ToySorted, "_generate_examples", lambda self: iter(examples))
+    after = digests(tmp_path / "changed")
+    assert all(after[split] != before[split] for split in SPLITS)
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_digits_validation_comes_from_train(digits_dir, seed):
     source = open_source("digits", data_dir=digits_dir, seed=seed)
