@@ -37,9 +37,6 @@ def _print(found: dict) -> None:
         table(("file", "kind", "why", ""), rows)
     for line in found["warnings"]:
         click.echo(f"warning: {line}")
-    if found["ignored"]:
-        others = ", ".join(f"{count:,} {suffix}" for suffix, count in found["ignored"].items())
-        click.echo(f"not taken for images: {others}")
     bad = found["images"] - found["usable"]
     classes = len(found["classes"]["train"])
     click.echo(

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from keras_cnns.data.images import shown
+from keras_cnns.data.images import SUFFIXES, shown
 from keras_cnns.data.verdict import Verdict
+from keras_cnns.errors import suggest
 
 UNBALANCED = 10
 """How many times as many images as another a class has before that is worth a warning."""
@@ -40,24 +41,51 @@ def left_out(root: str, verdicts: Mapping[str, Verdict]) -> str:
     return f"left out {len(bad):,} of {len(verdicts):,} images: {_some(bad)}"
 
 
+def not_taken(root: str, ignored: Sequence[str]) -> str:
+    """Return a line on the entries that are not used, but for hidden ones, or nothing."""
+    seen = [path for path in ignored if not os.path.basename(path).startswith(".")]
+    folders = [_name(root, path) + os.sep for path in seen if os.path.isdir(path)]
+    files = [_name(root, path) for path in seen if not os.path.isdir(path)]
+    if not seen:
+        return ""
+    taken = f"images are files in the folder of a class, named {', '.join(SUFFIXES)}"
+    return f"not taken: {_some([*folders, *files])}; {taken}"
+
+
+def unfit(splits: Splits) -> Iterator[str]:
+    """Give what keeps a network from being trained on a folder, a line each."""
+    train = splits["train"]
+    if not train:
+        yield "it is empty; it needs a sub-folder of images for each class"
+    if len(train) == 1:
+        yield (
+            f'there is one class, "{next(iter(train))}"; '
+            "to tell classes apart takes at least two sub-folders of images"
+        )
+    for split, classes in splits.items():
+        if not classes and split != "train":
+            yield f"the {split} folder is empty; fill it or remove it"
+        for label, paths in classes.items():
+            where = f'class "{label}"' + (f" ({split})" if len(splits) > 1 else "")
+            if not paths:
+                yield (
+                    f"{where} has no images that can be used; "
+                    f"add some ({', '.join(SUFFIXES)}) or remove it"
+                )
+            if label not in train:
+                yield f"{where} is not a class of train{suggest(label, train)}"
+
+
 def warnings(root: str, splits: Splits, verdicts: Mapping[str, Verdict]) -> list[str]:
-    """Return what may spoil a training though every file can be used, a line each.
+    """Return what prevents or may spoil a training though every file can be used, a line each.
 
     Args:
         root: of the folder.
         splits: split -> label -> paths of the images that can be used.
         verdicts: path -> verdict.
     """
-    found = [
-        f'class "{label}" has no images that can be used in {split}'
-        for split, classes in splits.items()
-        for label, paths in classes.items()
-        # A split that is not asked for has none of anything.
-        if not paths and (split == "train" or any(classes.values()))
-    ]
+    found = list(unfit(splits))
     train = splits["train"]
-    if len(train) == 1:
-        found.append(f'there is one class, "{next(iter(train))}": it takes at least two')
     counts = Counter({label: len(paths) for label, paths in train.items() if paths})
     if counts:
         (most, many), *_, (least, few) = [*counts.most_common(), *counts.most_common()[-1:]]
@@ -92,7 +120,7 @@ def leaks(splits: Splits, split: str, verdicts: Mapping[str, Verdict]) -> list[t
 
 
 def diagnose(
-    root: str, splits: Splits, verdicts: Mapping[str, Verdict], ignored: Iterable[str]
+    root: str, splits: Splits, verdicts: Mapping[str, Verdict], ignored: Sequence[str]
 ) -> dict[str, Any]:
     """Return everything that is known of a folder, ready for JSON.
 
@@ -108,7 +136,7 @@ def diagnose(
         "leaks": lists of files; "ignored": suffix -> files; "warnings"; "passed".
     """
     good = usable(splits, verdicts)
-    lines = warnings(root, good, verdicts)
+    lines = [*filter(None, [not_taken(root, ignored)]), *warnings(root, good, verdicts)]
     files = [
         {
             "file": _name(root, path),

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from keras_cnns.data import doctor
-from keras_cnns.data.images import SUFFIXES, decode, is_image, shown
+from keras_cnns.data.images import decode, is_image, shown
 from keras_cnns.data.manifest import verdicts
 from keras_cnns.data.source import SPLITS, Cut, Source, digest, mixed
 from keras_cnns.data.verdict import Verdict
-from keras_cnns.errors import UsageError, suggest
+from keras_cnns.errors import UsageError
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -77,7 +77,9 @@ def open_folder(name: str, channels: int, cut: Cut) -> Source:
         if split in drawn:
             splits["train"], splits[split] = _held_out(splits["train"], split, cut)
     train = splits["train"]
-    for line in filter(None, [said, *doctor.warnings(folder.root, splits, found)]):
+    asked = {k: part for k, part in splits.items() if k == "train" or any(part.values())}
+    ignored = doctor.not_taken(folder.root, folder.ignored)
+    for line in filter(None, [said, ignored, *doctor.warnings(folder.root, asked, found)]):
         print(f"{shown(name)}: {line}", file=sys.stderr)
     labels = tuple(train)
     number_of = {label: number for number, label in enumerate(labels)}
@@ -199,27 +201,8 @@ def _entries(folder: str) -> list[tuple[str, os.DirEntry[str]]]:
 
 
 def _check_classes(name: str, splits: doctor.Splits, said: str = "") -> None:
-    train = splits["train"]
-    whole = shown(name)
-    if not train:
-        raise UsageError(f'"{whole}" is empty: it needs a sub-folder of images for each class')
-    if len(train) == 1:
-        raise UsageError(
-            f'"{whole}" has one class, "{next(iter(train))}": '
-            "to tell classes apart takes at least two sub-folders of images"
-        )
-    for split, classes in splits.items():
-        for label, paths in classes.items():
-            where = f'class "{label}" of "{whole}"' + (f" ({split})" if len(splits) > 1 else "")
-            if not paths:
-                without = f"no images that can be used ({said})" if said else "no images"
-                raise UsageError(
-                    f"{where} has {without}: add some ({', '.join(SUFFIXES)}) or remove it"
-                )
-            if label not in train:
-                raise UsageError(f"{where} is not a class of train{suggest(label, train)}")
-        if not classes:
-            raise UsageError(f'the {split} folder of "{whole}" is empty: fill it or remove it')
+    if wrong := next(doctor.unfit(splits), None):
+        raise UsageError(f'"{shown(name)}": ' + "; ".join(filter(None, [wrong, said])))
 
 
 def _held_out(

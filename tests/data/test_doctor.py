@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -344,10 +345,45 @@ def test_a_cut_that_parts_duplicates_is_told(folder, capsys):
     assert "test images stand in train" in capsys.readouterr().err
 
 
-def test_what_is_not_taken_for_an_image(folder):
+def test_what_is_not_taken_for_an_image(folder, capsys):
     (folder / "cat" / "scan.tiff").write_text("")
     (folder / "cat" / "notes").write_text("")
-    assert data.diagnose(str(folder))["ignored"] == {".tiff": 1, "other": 1}
+    (folder / "cat" / ".hidden").write_text("")
+    (folder / "dog" / "more").mkdir()
+    found = warned(folder, f"not taken: dog{os.sep}more{os.sep}, cat{os.sep}notes, ", "scan.tiff")
+    assert found["ignored"] == {".tiff": 1, "other": 3}
+    data.open_source(str(folder))
+    assert f"not taken: dog{os.sep}more{os.sep}, " in capsys.readouterr().err
+
+
+def test_a_split_by_another_name_is_told(folder, tmp_path):
+    root = tmp_path / "split"
+    shutil.copytree(folder, root / "train")
+    shutil.copytree(folder, root / "valid")
+    (root / ".hidden").mkdir()
+    warned(root, f"not taken: valid{os.sep}; images are files in the folder of a class")
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        ([], "it is empty"),
+        (["train/cat", "train/dog", "test/"], "the test folder is empty"),
+        (["train/cat", "train/dog", "test/cow"], 'class "cow" (test) is not a class of train'),
+        (["train/cat", "train/dog", "test/dog!"], 'class "dog" (test) has no images that can be'),
+        (["cat"], 'one class, "cat"'),
+    ],
+)
+def test_what_a_training_refuses_does_not_pass(tmp_path, made, words):
+    root = tmp_path / "folder"
+    root.mkdir()
+    for number, place in enumerate(made):
+        (root / place.rstrip("!")).mkdir(parents=True)
+        if not place.endswith(("/", "!")):
+            Image.new("L", (9, 8), 20 * number).save(root / place / "1.png")
+    warned(root, words)
+    with pytest.raises(UsageError, match=re.escape(words)):
+        data.open_source(str(root))
 
 
 # the command
@@ -388,8 +424,8 @@ def test_what_the_command_prints(folder):
     assert lines[0].split() == ["file", "kind", "why"]
     assert lines[1].startswith("cat/00.png  no image  it is not a JPEG")
     assert lines[1].endswith("LEFT OUT")
-    assert lines[2].startswith("warning: the same image is there more than once: dog/01.png = ")
-    assert lines[-2] == "not taken for images: 1 .tiff"
-    assert lines[-1] == "13 images in 2 classes: 1 cannot be used, 1 warnings"
+    assert lines[2].startswith("warning: not taken: cat/scan.tiff; images are files in the folder")
+    assert lines[3].startswith("warning: the same image is there more than once: dog/01.png = ")
+    assert lines[4] == "13 images in 2 classes: 1 cannot be used, 2 warnings"
     found = json.loads(command(folder, "--json").output)
     assert found == data.diagnose(str(folder))
