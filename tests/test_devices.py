@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -194,6 +195,15 @@ def test_workers_that_make_no_cluster_are_refused(monkeypatch, named, index, wor
             {"cluster": {"worker": ["a:1", "b:1"], "ps": ["c:1"]}, "task": {"type": "ps"}},
             "parameter servers",
         ),
+        (
+            {"cluster": {"chief": ["a:1"], "ps": ["b:1"]}, "task": {"type": "chief"}},
+            "parameter servers",
+        ),
+        (
+            {"cluster": {"chief": ["a:1"]}, "task": {"type": "evaluator"}},
+            "parameter servers or evaluators",
+        ),
+        ({"cluster": {"worker": ["a:1", "b:1"]}}, "TF_CONFIG is not what TensorFlow takes"),
     ],
 )
 def test_a_cluster_that_would_not_train_is_refused(monkeypatch, config, words):
@@ -202,6 +212,18 @@ def test_a_cluster_that_would_not_train_is_refused(monkeypatch, config, words):
         open_devices()
     with pytest.raises(UsageError, match="names workers already"):
         open_devices(["a:1", "b:1"], 0)
+
+
+def test_a_single_worker_has_all_devices_of_its_machine(monkeypatch):
+    import tensorflow as tf
+
+    cluster = {"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind] * 4)
+    four = SimpleNamespace(num_replicas_in_sync=4)
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda: four)
+    found = open_devices()
+    assert (found.replicas, found.workers, found.first) == (4, 1, True)
 
 
 def test_another_keras_is_refused_on_several_machines(monkeypatch):

@@ -218,8 +218,8 @@ def open_devices(workers: Sequence[str] = (), index: int | None = None) -> Devic
             raise UsageError("TF_CONFIG names workers already; leave --workers out, or unset it")
         cluster = {"cluster": {"worker": list(workers)}, "task": {"type": "worker", "index": index}}
         os.environ["TF_CONFIG"] = json.dumps(cluster)
-    if config := os.environ.get("TF_CONFIG"):
-        return _cluster(config)
+    if found := _cluster(os.environ.get("TF_CONFIG") or "{}"):
+        return found
     import tensorflow as tf
 
     if len(tf.config.list_physical_devices("GPU")) > 1:
@@ -251,20 +251,21 @@ def _jax(several: bool) -> Devices:
     return Devices(keras.distribution.DataParallel(devices=names), len(found))
 
 
-def _cluster(config: str) -> Devices:
-    """Join the workers that TF_CONFIG names."""
+def _cluster(config: str) -> Devices | None:
+    """Join the workers that TF_CONFIG names, where there are several."""
     try:
         described = json.loads(config)
         cluster, task = described.get("cluster", {}), described.get("task", {})
         names = [name for kind in ("chief", "worker") for name in cluster.get(kind, [])]
         index = int(task.get("index", 0))
-    except (ValueError, AttributeError, TypeError):
+        kind = task["type"] if cluster else "worker"
+    except (ValueError, AttributeError, TypeError, KeyError):
         raise UsageError(f"TF_CONFIG is not what TensorFlow takes: {config}") from None
-    if len(names) < 2:
-        return Devices()
-    if "ps" in cluster or task.get("type") not in ("chief", "worker"):
+    if not {*cluster, kind} <= {"chief", "worker"}:
         raise UsageError("TF_CONFIG names parameter servers or evaluators; name workers alone")
-    if task["type"] == "worker":
+    if len(names) < 2:
+        return None
+    if kind == "worker":
         index += len(cluster.get("chief", []))
     import keras
     import tensorflow as tf
