@@ -14,7 +14,7 @@ from keras_cnns.quiet import start_keras
 from keras_cnns.recipe import Recipe
 from keras_cnns.runs import Run
 from keras_cnns.summary import summarise
-from keras_cnns.training import checkpoint, machine
+from keras_cnns.training import checkpoint, machine, transfer
 from keras_cnns.training.devices import Devices, open_devices, several
 from keras_cnns.training.setup import batches, build, compiled, output_names, resolve
 from keras_cnns.training.state import Diverged, State, outcome, restore
@@ -70,7 +70,7 @@ def train(
     if strict:
         data.require_sound(recipe.data.name)
     source = runs.open_data(recipe)
-    recipe = resolve(recipe, source)
+    recipe = resolve(recipe, source, _begun(out))
     start_keras()
     devices = devices or open_devices()
     devices.check(recipe.data.batch_size)
@@ -242,10 +242,25 @@ def _newest(run: Run) -> tuple[State, dict[str, Any]]:
     return state, found.arrays
 
 
+def _begun(out: Path) -> Recipe | None:
+    """Return the recipe of the run in a folder, where there is one."""
+    place = out / "recipe.toml"
+    return recipes.load(place) if place.is_file() else None
+
+
+def _try_weights(recipe: Recipe, classes: int) -> None:
+    """Refuse weights that do not fit, before anything is written; tell how many of some do."""
+    model = build(recipe, classes, bare=True)
+    taken = transfer.load(model, recipe)
+    if recipe.model.matching:
+        layers = sum(bool(layer.weights) for layer in model.layers)
+        what = f"{recipe.model.weights}: took {taken} of the {layers} layers of {recipe.model.name}"
+        print(what, file=sys.stderr)
+
+
 def _open_or_create(out: Path, recipe: Recipe, source: data.Source) -> Run:
     """Open the folder of the same recipe, or make one."""
-    if (out / "recipe.toml").is_file():
-        there = recipes.load(out / "recipe.toml")
+    if there := _begun(out):
         # What a recipe leaves to the machine was decided when the run began.
         settled = machine.settle(recipe.train, there.train)
         difference = runs.first_difference(asdict(there), asdict(replace(recipe, train=settled)))
@@ -253,6 +268,8 @@ def _open_or_create(out: Path, recipe: Recipe, source: data.Source) -> Run:
             raise UsageError(f"{out} holds another run: {difference}; choose another --out")
     else:
         settled = machine.settle(recipe.train)
+        if recipe.model.weights:
+            _try_weights(recipe, len(source.labels))
         runs.prepare_folder(out)
         runs.write_text(out / "recipe.toml", recipes.to_toml(replace(recipe, train=settled)))
     if not (out / "labels.txt").is_file():  # also after a kill behind the recipe

@@ -1,5 +1,7 @@
 """A network moves to other images with what it has learned, and says where it cannot."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -124,9 +126,38 @@ def test_layers_of_another_network_by_name(halves, low):
             "train.freeze_epochs needs model.weights for every layer",
         ),
         (["model.matching=true"], "model.matching needs model.weights"),
+        (
+            ["model.weights=RUN", "model.matching=true", "model.name=lenet5", "data.size=32"],
+            "none of its layers fits one of lenet5",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(halves, low, tmp_path, settings, words):
     settings = [each.replace("RUN", str(low)) for each in settings]
     with pytest.raises(UsageError, match=words):
         train.train(recipe(halves / "high", *settings), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_how_much_of_another_network_is_taken_is_told(halves, low, tmp_path, capsys):
+    words = [f"model.weights={low}", "model.matching=true", "model.name=resnet32_cifar"]
+    wanted = recipe(halves / "high", *words)
+    source = runs.open_data(wanted)
+    train._open_or_create(tmp_path / "run", train.resolve(wanted, source), source)
+    # Of 31 convolutions with their normalisations, 19; the scores are of five classes in both.
+    assert "took 39 of the 63 layers of resnet32_cifar" in capsys.readouterr().err
+
+
+def test_a_run_outlives_the_weights_that_it_began_with(halves, low, moved, tmp_path, capsys):
+    gone = tmp_path / "gone"
+    run = shutil.copytree(moved, tmp_path / "run")
+    text = (run / "recipe.toml").read_text()
+    (run / "recipe.toml").write_text(text.replace(str(low), str(gone)))
+    words = [f"model.weights={gone}", "train.epochs=5", "train.freeze_epochs=1", "train.ema=0.3"]
+    words += ["train.unfreeze_from=conv3", "train.backbone_rate=0.3"]
+    train.train(recipe(halves / "high", *words), run)
+    assert "is trained already" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="holds another run: model.spec"):
+        train.train(recipe(halves / "high", *words, "model.width=0.5"), run)
+    with pytest.raises(UsageError, match='gone"; allowed are "imagenet", and files'):
+        train.train(recipe(halves / "high", *words), tmp_path / "new")

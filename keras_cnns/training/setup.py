@@ -17,11 +17,16 @@ if TYPE_CHECKING:
 AUXILIARY_LOSS_WEIGHT = 0.3  # Szegedy et al. 2014, section 5
 
 
-def resolve(recipe: Recipe, source: data.Source) -> Recipe:
+def resolve(recipe: Recipe, source: data.Source, begun: Recipe | None = None) -> Recipe:
     """Return the recipe with every choice made that it left to the network or the data.
 
     The size is the network's own, or that of the images where all have the same, which is
     smaller, square, and enough for the network.
+
+    Args:
+        recipe: what is asked for.
+        source: its data.
+        begun: the resolved recipe of a run that is to go on.
 
     Raises:
         UsageError: where network and data do not fit.
@@ -45,7 +50,7 @@ def resolve(recipe: Recipe, source: data.Source) -> Recipe:
     shape = (size, size, source.channels)
     builder.trace(net.name, input_shape=shape, **arguments)
     model = replace(recipe.model, name=net.name, spec=specs.to_dict(spec), width=1.0)
-    model = transfer.settle(model, shape)
+    model = transfer.settle(model, shape, begun.model if begun else None)
     scaling(model.preprocessing, source.channels)
     augment = recipe.data.augment
     if augment is None:

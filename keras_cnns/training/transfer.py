@@ -25,12 +25,13 @@ def rhythm(recipe: Recipe) -> Train:
     return replace(wanted, freeze_epochs=freeze, backbone_rate=rate)
 
 
-def settle(model: Model, input_shape: tuple[int, int, int]) -> Model:
+def settle(model: Model, input_shape: tuple[int, int, int], begun: Model | None = None) -> Model:
     """Return the section with what its weights bring along: preprocessing, and numbers of the spec.
 
     Args:
         model: of a recipe; its spec is whole.
         input_shape: of the images.
+        begun: the section of a run that has begun; it may outlive the weights that it began with.
 
     Raises:
         UsageError: for weights that are not there, or are another network's.
@@ -42,12 +43,18 @@ def settle(model: Model, input_shape: tuple[int, int, int]) -> Model:
 
         sibling = applications.sibling_of(zoo.get(model.name))
         return replace(model, preprocessing=model.preprocessing or sibling.preprocessing)
-    place = Path(model.weights)
+    place = Path(model.weights).resolve()
+    files = (str(place), str(place / "model.keras"))
+    if begun and begun.weights in files and not Path(begun.weights).is_file():
+        # Of the files that bring weights, state dicts alone change the spec.
+        changed = begun.weights.endswith(weights.state_dicts.SUFFIXES)
+        theirs = model.preprocessing or begun.preprocessing
+        spec = begun.spec if changed else model.spec
+        return replace(model, weights=begun.weights, preprocessing=theirs, spec=spec)
     if (place / "recipe.toml").is_file():
         place = place / "model.keras"
         if not place.is_file():
             raise UsageError(f"model.weights: {place.parent} has no model.keras; end its training")
-    place = place.resolve()
     name = str(place)
     if model.matching:
         found = weights.files.read(None, place)
@@ -69,8 +76,11 @@ def settle(model: Model, input_shape: tuple[int, int, int]) -> Model:
     return replace(model, weights=name, preprocessing=theirs, spec=specs.to_dict(merged))
 
 
-def load(network: "keras.Model", recipe: Recipe) -> None:
+def load(network: "keras.Model", recipe: Recipe) -> int:
     """Give a new network the weights that its recipe starts from; its head stays new.
+
+    Returns:
+        How many layers took some.
 
     Raises:
         UsageError: where they do not fit; names the first layer.
@@ -87,7 +97,7 @@ def load(network: "keras.Model", recipe: Recipe) -> None:
                 taken += 1
         if not taken:
             raise UsageError(f"{wanted.weights}: none of its layers fits one of {wanted.name}")
-        return
+        return taken
     backbone = builder.build(
         wanted.name,
         input_shape=recipe.data.image_shape,
@@ -96,9 +106,10 @@ def load(network: "keras.Model", recipe: Recipe) -> None:
         include_top=False,
         preprocessing=wanted.preprocessing,
     )
-    for layer in backbone.layers:
-        if layer.weights:
-            network.get_layer(layer.name).set_weights(layer.get_weights())
+    weighted = [layer for layer in backbone.layers if layer.weights]
+    for layer in weighted:
+        network.get_layer(layer.name).set_weights(layer.get_weights())
+    return len(weighted)
 
 
 def backbone_of(recipe: Recipe) -> list[str]:
