@@ -135,7 +135,8 @@ def open_sources(
     Args:
         members: the runs.
         name: of the data set; None: each run's own. A run whose own it is has it cut as in its
-            training; for the others it is cut as for the first of those, or the first of all.
+            training, and for the others as for the first of those. Where it is no run's own, and
+            has no test split either, all of it is the test.
         data_dir: where TFDS keeps its sets.
 
     Raises:
@@ -154,7 +155,7 @@ def open_sources(
         wanted = recipe.data
         key = (recipe.seed, wanted.name, wanted.channels, wanted.validation, wanted.test)
         if key not in opened:
-            opened[key] = runs.open_data(recipe, data_dir=data_dir)
+            opened[key] = runs.open_data(recipe, data_dir=data_dir, whole=not any(own))
         sources.append(opened[key])
         if is_own:
             runs.check_data(run, opened[key], ["test"], UNSEEN)

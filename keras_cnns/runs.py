@@ -68,15 +68,24 @@ def open_run(path: str | Path) -> Run:
     return Run(path, recipes.load(path / "recipe.toml"), tuple(labels))
 
 
-def open_data(recipe: Recipe, *, data_dir: str | None = None) -> data.Source:
-    """Open the data set that a recipe names, split as it says; UsageError where it cannot be."""
+def open_data(recipe: Recipe, *, data_dir: str | None = None, whole: bool = False) -> data.Source:
+    """Open the data set that a recipe names, split as it says.
+
+    Args:
+        recipe: of a training.
+        data_dir: where TFDS keeps its sets; None is as the recipe says.
+        whole: for a test alone: where the set has no test split of its own, that is all of it.
+
+    Raises:
+        UsageError: where it cannot be opened.
+    """
     wanted = recipe.data
     return data.open_source(
         wanted.name,
         data_dir=data_dir or wanted.dir,
         channels=wanted.channels,
-        validation=wanted.validation,
-        test=wanted.test,
+        validation=0 if whole else wanted.validation,
+        test=1 if whole else wanted.test,
         seed=recipe.seed,
     )
 

@@ -187,11 +187,18 @@ def test_what_some_members_were_trained_on_is_tested_on_what_these_have_not_seen
         assert {source.digests["test"] for source in sources} == {held_out}
 
 
-def test_images_that_no_member_was_trained_on_are_opened_once(members, photos, tmp_path):
+def test_images_that_no_member_was_trained_on_are_all_tested(members, photos, tmp_path, capsys):
     other = other_seed(members[1], tmp_path)
     shutil.copytree(photos, tmp_path / "new")
     sources = evaluate.open_sources([members[0], other], str(tmp_path / "new"))
     assert sources[0] is sources[1]
+    assert sources[0].sizes == {"train": 0, "validation": 0, "test": 90}
+    assert capsys.readouterr().err == ""
+    shutil.copytree(photos, tmp_path / "split" / "train")
+    shutil.copytree(tmp_path / "new", tmp_path / "split" / "test")
+    (tmp_path / "split" / "test" / LABELS[0] / "0.png").unlink()
+    (source,) = evaluate.open_sources([other], str(tmp_path / "split"))
+    assert source.sizes["test"] == 89
 
 
 def test_a_folder_that_has_changed_since_is_no_test_any_more(members, photos, tmp_path):

@@ -49,7 +49,10 @@ def _views(crops: str, scales: str | None, flip: bool) -> Any:
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
-@click.option("--data", help=f"{DATA_HELP} [the run's own]")
+@click.option(
+    "--data",
+    help=f"{DATA_HELP} Without a test split all is tested [the run's own, split as it was].",
+)
 @data_dir
 @looks
 @click.option("--ensemble", is_flag=True, help="Average the probabilities of several runs.")

@@ -77,9 +77,11 @@ def open_folder(name: str, channels: int, cut: Cut) -> Source:
         if split in drawn:
             splits["train"], splits[split] = _held_out(splits["train"], split, cut)
     train = splits["train"]
-    asked = {k: part for k, part in splits.items() if k == "train" or any(part.values())}
-    ignored = doctor.not_taken(folder.root, folder.ignored)
-    for line in filter(None, [said, ignored, *doctor.warnings(folder.root, asked, found)]):
+    lines = [said, doctor.not_taken(folder.root, folder.ignored)]
+    if any(train.values()):
+        asked = {split: classes for split, classes in splits.items() if any(classes.values())}
+        lines += doctor.warnings(folder.root, asked, found)
+    for line in filter(None, lines):
         print(f"{shown(name)}: {line}", file=sys.stderr)
     labels = tuple(train)
     number_of = {label: number for number, label in enumerate(labels)}

@@ -103,8 +103,10 @@ class Cut:
     seed: int
 
     def count(self, split: str, total: int) -> int:
-        """Return how many of a total are held out: at least one, and never all."""
+        """Return how many of a total are held out: at least one, and never all but by 1."""
         fraction = {"validation": self.validation, "test": self.test}[split]
+        if fraction == 1:
+            return total
         return min(max(1, round(fraction * total)), max(total - 1, 0)) if fraction else 0
 
 

@@ -42,15 +42,17 @@ def open_source(
         data_dir: where TFDS sets are; None means TFDS_DATA_DIR, else ~/tensorflow_datasets.
         channels: 1, 3 or, for a folder, 4; None means the set's own, and 3 for a folder.
         validation: the fraction of train that is held out.
-        test: the fraction that is held out where a source has no test split.
+        test: the fraction that is held out where a source has no test split; 1 leaves none to
+            train on.
         seed: of the choice of what is held out.
 
     Raises:
         UsageError: the source is unknown, missing, empty, unreadable or has one class.
     """
-    for key, fraction in (("validation", validation), ("test", test)):
-        if not 0 <= fraction < 1:
-            raise UsageError(f"data.{key} is {fraction}: it is a fraction, from 0 to below 1")
+    if not 0 <= validation < 1:
+        raise UsageError(f"data.validation is {validation}: it is a fraction, from 0 to below 1")
+    if not 0 <= test <= 1:
+        raise UsageError(f"data.test is {test}: it is a fraction, from 0 to 1")
     if channels not in (None, 1, 3, 4):
         raise UsageError(f"data.channels is {channels}: use 1 (grey), 3 (colour) or 4 (with alpha)")
     text, cut = str(name), Cut(validation, test, seed)

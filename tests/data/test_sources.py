@@ -425,6 +425,12 @@ def test_a_set_of_the_same_name_and_version_with_other_images_has_other_digests(
     assert all(after[split] != before[split] for split in SPLITS)
 
 
+def test_all_of_a_set_may_be_its_test(toys):
+    found = open_source("toy_sorted", data_dir=toys, validation=0, test=1)
+    assert found.sizes == {"train": 0, "validation": 0, "test": 100}
+    assert sorted(int(each) for each in grey_values(found, "test")) == list(range(100))
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_digits_validation_comes_from_train(digits_dir, seed):
     source = open_source("digits", data_dir=digits_dir, seed=seed)
