@@ -109,6 +109,7 @@ def _fit(run: Run, source: data.Source, devices: Devices) -> None:
     """
     import keras
 
+    from keras_cnns.training import twin
     from keras_cnns.training.callbacks import Keeper, Progress
 
     recipe, wanted = run.recipe, run.recipe.train
@@ -134,6 +135,8 @@ def _fit(run: Run, source: data.Source, devices: Devices) -> None:
             )
             if kept:
                 restore(trainer, kept, "model", *["optimizer"] * (phase == state.phase))
+            if phase != state.phase:
+                twin.restart(trainer)
         state.phase = phase
         if ended:
             return _finish(run, model, trainer, state, kept) if devices.first else None

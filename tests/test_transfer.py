@@ -1,5 +1,6 @@
 """A network moves to other images with what it has learned, and says where it cannot."""
 
+import json
 import shutil
 
 import numpy as np
@@ -9,7 +10,7 @@ from sklearn.datasets import load_digits
 
 from keras_cnns import recipe as recipes, runs, train
 from keras_cnns.errors import UsageError
-from keras_cnns.training import transfer
+from keras_cnns.training import callbacks, transfer
 
 NARROW = ["model.name=resnet20_cifar", "model.width=0.25", "data.size=16", "data.batch_size=32"]
 # No warm-up: the first epochs count.
@@ -79,6 +80,25 @@ def test_by_default_the_head_learns_first_and_the_rest_more_slowly(halves, low):
     given = ("train.freeze_epochs=0", "train.backbone_rate=1")
     assert settled(f"model.weights={low}", *given) == (0, 1.0)
     assert settled(f"model.weights={low / 'model.keras'}", "model.matching=true") == (0, 1.0)
+
+
+def test_normalisations_beside_the_frozen_ones_count_anew_as_the_rest_begins_to_learn(
+    halves, low, tmp_path, monkeypatch
+):
+    """As those of auxiliary heads do; here the whole network stands for one."""
+    monkeypatch.setattr(transfer, "backbone_of", lambda recipe: [])
+    counted, begin = [], callbacks.Keeper.on_epoch_begin
+
+    def on_epoch_begin(self, epoch, logs=None):
+        begin(self, epoch, logs)
+        layers = [each for each in self.model.layers if hasattr(each, "batches")]
+        counted.append({int(each.batches) for each in layers})
+
+    monkeypatch.setattr(callbacks.Keeper, "on_epoch_begin", on_epoch_begin)
+    words = [f"model.weights={low}", "train.freeze_epochs=2", "train.ema=0.9", "train.epochs=4"]
+    train.train(recipe(halves / "high", *words), tmp_path / "run")
+    steps = json.loads((tmp_path / "run" / "metrics.json").read_text())["training"]["steps"] // 4
+    assert counted == [{0}, {steps}, {0}, {steps}]
 
 
 def test_it_learns_the_others_and_keeps_their_preprocessing(low, moved):

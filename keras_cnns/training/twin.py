@@ -122,3 +122,10 @@ def carry_back(trained: keras.Model, model: keras.Model) -> None:
     for layer in trained.layers:
         own = model.get_layer(layer.name)
         own.set_weights(layer.get_weights()[: len(own.weights)])
+
+
+def restart(trained: keras.Model) -> None:
+    """Count the batches of running means anew, as an optimizer of a phase's own does."""
+    for layer in trained.layers:
+        if isinstance(layer, TrainedBatchNormalization) and layer.ema is not None:
+            layer.batches.assign(0)
