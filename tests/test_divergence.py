@@ -2,13 +2,14 @@
 
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 
 from keras_cnns import recipe as recipes, runs, train
 from keras_cnns.errors import UsageError
 from keras_cnns.training import callbacks, checkpoint, machine
-from keras_cnns.training.state import State, averages
+from keras_cnns.training.state import Diverged, State, averages
 
 SMALL = ["data.batch_size=128", "train.precision=float32", "train.deterministic=false"]
 
@@ -42,6 +43,19 @@ def test_it_stops_with_its_checkpoint_or_goes_back_at_half_the_rate(broken, tmp_
     first, second = (row["learning_rate"] for row in runs.read_history(tmp_path / "run"))
     assert first < 1e-3
     assert second < first / 2
+
+
+def test_a_weight_that_is_not_finite_is_not_kept(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    keeper = callbacks.Keeper(tmp_path, recipe(), 1, State(step=1), {}, 1)
+    keeper.set_model(model)
+    keeper.save()
+    model.layers[0].bias.assign([0.0, np.inf])
+    keeper.state.step = 2
+    with pytest.raises(Diverged, match="a weight is not finite"):
+        keeper.save()
+    assert checkpoint.newest(tmp_path).state["step"] == 1
 
 
 def test_it_ends_early_with_the_best_weights(monkeypatch, tmp_path):
@@ -91,3 +105,34 @@ def test_another_backend_is_refused(monkeypatch, tmp_path):
     with pytest.raises(UsageError, match="training runs on TensorFlow or JAX, not torch; unset"):
         train.train(recipe(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("backend", "capabilities", "flags", "pays"),
+    [
+        ("tensorflow", [], "fma avx512_bf16 sse", True),
+        ("tensorflow", [], "amx_bf16", True),
+        ("tensorflow", [], "fma avx512_bf16x", False),
+        ("tensorflow", [(8, 0), (9, 0)], "", True),
+        ("tensorflow", [(9, 0), (7, 5)], "amx_bf16", False),
+        ("tensorflow", [None], "amx_bf16", False),
+        ("jax", [], "amx_bf16", False),
+        ("jax", ["8.6", "12.0"], "", True),
+        ("jax", ["9.0", "7.5"], "", False),
+        ("jax", ["gfx90a"], "", False),
+    ],
+)
+def test_auto_is_bfloat16_where_it_pays(monkeypatch, tmp_path, backend, capabilities, flags, pays):
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("keras.backend.backend", lambda: backend)
+    gpus = [SimpleNamespace(compute_capability=each) for each in capabilities]
+    monkeypatch.setattr(machine, "_gpus", lambda: gpus)
+    monkeypatch.setattr(
+        "tensorflow.config.experimental.get_device_details",
+        lambda gpu: vars(gpu) if gpu.compute_capability else {},
+    )
+    assert machine.precision("auto") == ("mixed_bfloat16" if pays else "float32")
+    assert machine.settle(recipes.Train(), recipes.Train(precision="float32")).precision == (
+        "float32"  # as the run began
+    )

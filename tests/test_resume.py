@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import keras
@@ -17,6 +17,8 @@ import pytest
 
 from keras_cnns import recipe as recipes, runs, train
 from keras_cnns.errors import UsageError
+from keras_cnns.training import callbacks, checkpoint
+from keras_cnns.training.state import State
 
 # Dropout, statistics and running means: what has a state beside weights and the optimizer's.
 RECIPE = """
@@ -229,6 +231,25 @@ def test_a_training_does_not_go_on_with_other_images(tmp_path):
     other = replace(source, digests={**source.digests, "train": "other"})
     with pytest.raises(UsageError, match="digits has changed: its train images"):
         train._open_or_create(tmp_path / "run", resolved, other)
+
+
+def test_where_checkpoints_are_missing_it_says_so(tmp_path, capsys):
+    rows = [{"epoch": n + 1, "loss": 1.0} for n in range(2)]
+    run = runs.Run(tmp_path, recipes.Recipe(), ())
+    assert train._newest(run)[0].step == 0
+    callbacks.write_history(tmp_path, State(history=rows))
+    with pytest.raises(UsageError, match="has 2 epochs of history but no checkpoint; delete"):
+        train._newest(run)
+    checkpoint.write(tmp_path, 5, {}, asdict(State(step=5, history=rows[:1])))
+    assert train._newest(run)[0].step == 5
+    said = capsys.readouterr().err
+    assert "the checkpoint of epoch 2 is missing; going on from step 5 instead" in said
+    checkpoint.set_aside(tmp_path)
+    with pytest.raises(UsageError, match="history but its workers came to unequal weights"):
+        train._newest(run)
+    checkpoint.write(tmp_path, 6, {}, asdict(State(step=6, backend="torch")))
+    with pytest.raises(UsageError, match="began on torch: go on with KERAS_BACKEND=torch"):
+        train._newest(run)
 
 
 @pytest.mark.slow
