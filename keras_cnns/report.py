@@ -25,6 +25,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 from PIL import Image
 
+from keras_cnns import runs
+
 MAX_CLASSES, MAX_MISTAKES, MAX_TRIALS = 20, 18, 40
 MAX_CELLS = 100  # the confusion matrix of more classes shows blocks of neighbouring ones
 MAX_SIDE = 112  # pixels of a thumbnail: MAX_MISTAKES of them stay below 1 MB, however noisy
@@ -98,12 +100,8 @@ def write_page(path: str | os.PathLike[str], template: str, **values: Any) -> No
     )
     environment.filters.update(number=number, short=short)
     page = environment.get_template(template).render(values)
-    unfinished = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(page, encoding="utf-8", errors="replace")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with runs.replacing(Path(path)) as temporary:
+        temporary.write_text(page, encoding="utf-8", errors="replace")
 
 
 def number(value: Any, pattern: str = ",.0f") -> str:

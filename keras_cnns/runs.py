@@ -155,8 +155,9 @@ def evaluations(run: Run) -> dict[str, Any]:
 
 def write_metrics(run: Run, part: str, found: Any) -> None:
     """Set a part of metrics.json: an evaluation, or "training"."""
-    text = json.dumps({**read_metrics(run), part: found}, indent=1, allow_nan=False)
-    write_text(run.path / "metrics.json", text + "\n")
+    with held(run.path / "recipe.toml", wait=True):  # the folder itself is held by a training
+        text = json.dumps({**read_metrics(run), part: found}, indent=1, allow_nan=False)
+        write_text(run.path / "metrics.json", text + "\n")
 
 
 def weights_hash(model: "keras.Model") -> str:
@@ -223,10 +224,10 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def held(path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold a folder for this process; it is let go of however the process ends.
+    """Hold a file or folder for this process; it is let go of however the process ends.
 
     Args:
-        path: the folder.
+        path: of what is there, and is not replaced.
         wait: until nobody else holds it.
 
     Raises:

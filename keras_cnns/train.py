@@ -115,6 +115,9 @@ def _fit(run: Run, source: data.Source, devices: Devices) -> None:
     recipe, wanted = run.recipe, run.recipe.train
     steps = data.steps_per_epoch(source, recipe.data.batch_size)
     total = wanted.epochs * steps
+    # Of fewer images than a batch there is one smaller batch.
+    fed = min(recipe.data.batch_size, source.sizes["train"])
+    told = replace(recipe, data=replace(recipe.data, batch_size=fed))
     restores = 0
     held_out = None
     while True:
@@ -148,9 +151,9 @@ def _fit(run: Run, source: data.Source, devices: Devices) -> None:
             last = source.sizes["validation"] % recipe.data.batch_size
             held_out = devices.shared(batches(recipe, source, "validation", names), last)
         until = epoch + 1 if within else wanted.epochs if phase else wanted.head_epochs
-        keeper = Keeper(run.path, recipe, steps, state, kept, until * steps, devices)
+        keeper = Keeper(run.path, told, steps, state, kept, until * steps, devices)
         shown = [
-            Progress(recipe, steps, state),
+            Progress(told, steps, state),
             keras.callbacks.TensorBoard(run.path / "tensorboard", write_graph=False),
         ]
         try:

@@ -40,7 +40,8 @@ else:
     index, *hosts = kind.split(",")
     if index.endswith("!"):
         train.runs.weights_hash = lambda trainer: 64 * "5"
-    train.train(wanted, out, workers=hosts, index=int(index.rstrip("!")))
+    for place in [out, out + "-again"][: 2 if index.endswith("&") else 1]:
+        train.train(wanted, place, workers=hosts, index=int(index.rstrip("!&")))
 """
 # Batch normalisation would take each device's own statistics; LeNet has none.
 SETTINGS = ["train.precision=float32", "data.batch_size=32", "train.weight_decay=0.01"]
@@ -125,6 +126,13 @@ def test_the_command_takes_its_workers_from_tf_config_and_all_of_them_end_well(t
     said = [process.communicate(timeout=600) for process in pair]
     assert [process.returncode for process in pair] == [0, 0], said
     assert all("run: validation accuracy" in out for out, _ in said)
+
+
+@pytest.mark.slow
+def test_the_same_processes_train_again(tmp_path):
+    pair = ",".join(hosts())
+    ended(*(start(tmp_path / "run", f"{i}&,{pair}", "train.epochs=1") for i in range(2)))
+    assert hash_of(tmp_path / "run") == hash_of(tmp_path / "run-again")
 
 
 @pytest.mark.slow
@@ -263,6 +271,15 @@ def test_jaxs_devices_have_equal_parts_of_every_batch(monkeypatch):
         assert [len(images) for images, _ in shared] == sizes
         assert len(shared) == len(sizes)
         assert all(np.array_equal(x, y["predictions"]) for x, y in shared)
+
+
+def test_a_mistake_of_the_user_is_no_lost_worker():
+    """Whatever it names: a peer, say."""
+    several = Devices(workers=2)
+    with pytest.raises(UsageError, match="peers/run: the disk is full"), several.together():
+        raise UsageError("peers/run: the disk is full")
+    with pytest.raises(UsageError, match="lost another one"), several.together():
+        raise OSError("Connection reset by peer")
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():

@@ -49,7 +49,10 @@ def lasting(path: Path) -> Iterator[Path]:
 
 def _to_disk(path: Path) -> None:
     """Wait until a file, or the names in a folder, would outlast a power cut."""
-    handle = os.open(path, os.O_RDONLY)
+    folder = path.is_dir()
+    if folder and not hasattr(os, "O_DIRECTORY"):  # Windows opens none
+        return
+    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
     try:
         os.fsync(handle)
     finally:

@@ -94,6 +94,8 @@ class Devices:
         """
         try:
             yield
+        except UsageError:
+            raise
         except Exception as error:
             if self.workers > 1 and _lost(error):
                 raise UsageError(
@@ -217,8 +219,10 @@ def open_devices(workers: Sequence[str] = (), index: int | None = None) -> Devic
         if "TF_CONFIG" in os.environ:
             raise UsageError("TF_CONFIG names workers already; leave --workers out, or unset it")
         cluster = {"cluster": {"worker": list(workers)}, "task": {"type": "worker", "index": index}}
-        os.environ["TF_CONFIG"] = json.dumps(cluster)
-    if found := _cluster(os.environ.get("TF_CONFIG") or "{}"):
+        config = json.dumps(cluster)
+    else:
+        config = os.environ.get("TF_CONFIG") or "{}"
+    if found := _cluster(config):
         return found
     import tensorflow as tf
 
@@ -252,12 +256,12 @@ def _jax(several: bool) -> Devices:
 
 
 def _cluster(config: str) -> Devices | None:
-    """Join the workers that TF_CONFIG names, where there are several."""
+    """Join the workers that a text in the form of TF_CONFIG names, where there are several."""
     try:
         described = json.loads(config)
         cluster, task = described.get("cluster", {}), described.get("task", {})
         names = [name for kind in ("chief", "worker") for name in cluster.get(kind, [])]
-        index = int(task.get("index", 0))
+        number = index = int(task.get("index", 0))
         kind = task["type"] if cluster else "worker"
     except (ValueError, AttributeError, TypeError, KeyError):
         raise UsageError(f"TF_CONFIG is not what TensorFlow takes: {config}") from None
@@ -279,8 +283,11 @@ def _cluster(config: str) -> Devices | None:
     options = tf.distribute.experimental.CommunicationOptions(
         implementation=kinds.AUTO if gpus else kinds.RING
     )
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec(cluster), task_type=kind, task_id=number, rpc_layer="grpc"
+    )
     try:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
     except RuntimeError as error:
         raise UsageError(f"worker {index} of {', '.join(names)} cannot start: {error}") from None
     return _of(strategy, index=index, workers=len(names))
