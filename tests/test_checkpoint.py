@@ -2,12 +2,15 @@
 
 import errno
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from keras_cnns import runs
 from keras_cnns.errors import UsageError
+from keras_cnns.recipe import Recipe
 from keras_cnns.training import checkpoint
 
 ARRAYS = {
@@ -108,3 +111,39 @@ def test_a_folder_is_held_by_one_process(tmp_path):
             pass
     with pytest.raises(BlockingIOError), runs.alone(tmp_path):
         raise BlockingIOError  # not the folder's
+
+
+def test_two_results_at_once_are_both_kept(tmp_path, monkeypatch):
+    (tmp_path / "recipe.toml").touch()
+    run, read = runs.Run(tmp_path, Recipe(), ()), runs.read_metrics
+
+    def slowly(run):
+        found = read(run)
+        time.sleep(0.1)
+        return found
+
+    monkeypatch.setattr(runs, "read_metrics", slowly)
+    # As a training does, which ends with its own.
+    with runs.alone(tmp_path), ThreadPoolExecutor() as pool:
+        list(pool.map(lambda part: runs.write_metrics(run, part, {}), "abc"))
+    assert set(read(run)) == set("abc")
+
+
+def test_windows_opens_no_folder_and_flushes_only_what_can_be_written(tmp_path, monkeypatch):
+    opened, flush = os.open, os.fsync
+
+    def never_a_folder(path, flags):
+        if os.path.isdir(path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, flags)
+
+    def only_to_write(handle):
+        os.write(handle, b"")  # EBADF where it is only to be read
+        flush(handle)
+
+    monkeypatch.delattr(os, "O_DIRECTORY")
+    monkeypatch.setattr(os, "open", never_a_folder)
+    monkeypatch.setattr(os, "fsync", only_to_write)
+    with checkpoint.lasting(tmp_path / "model.keras") as temporary:
+        temporary.write_bytes(b"weights")
+    assert (tmp_path / "model.keras").read_bytes() == b"weights"

@@ -276,6 +276,7 @@ def test_an_older_page_survives_a_failure(tmp_path, monkeypatch):
     assert path.read_text() == "older"
 
     def full(self, *args, **kwargs):
+        assert self.match(".[0-9]*.report.html")  # which a training cleans after a kill
         self.touch()
         raise OSError("no space left")
 

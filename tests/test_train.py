@@ -1,6 +1,7 @@
 """What a recipe leaves open is decided by network and data; what is trained is what was asked."""
 
 from dataclasses import MISSING, fields, replace
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from keras_cnns import data, recipe as recipes, runs, train
 from keras_cnns.errors import UsageError
+from keras_cnns.training import callbacks
 from keras_cnns.training.optimizers import rates
 from keras_cnns.training.state import arrays, averages, outcome, swap_averages
 from keras_cnns.training.twin import TrainedBatchNormalization, carry_back
@@ -255,6 +257,15 @@ def test_long_running_means_do_not_spoil_a_short_training(tmp_path):
     train.train(wanted, tmp_path / "run")
     last = runs.read_history(tmp_path / "run")[-1]
     assert last["val_accuracy"] > last["accuracy"] > 0.25
+
+
+def test_speed_is_of_the_images_that_there_are(tmp_path, monkeypatch):
+    ticks = SimpleNamespace(monotonic=iter(range(100)).__next__)
+    monkeypatch.setattr(callbacks, "time", ticks)
+    settings = ["data.batch_size=2048", "train.epochs=1", "train.precision=float32"]
+    train.train(recipes.override(recipes.Recipe(), settings), tmp_path / "run")
+    (row,) = runs.read_history(tmp_path / "run")
+    assert row["images_per_second"] == 1293  # a tick
 
 
 def test_weights_and_their_running_means_change_places_exactly(copies):
