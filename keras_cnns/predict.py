@@ -1,7 +1,7 @@
 """Top classes of images, by a trained run or by an exported file in its own runtime."""
 
 from collections.abc import Iterable, Sequence
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -139,21 +139,23 @@ def probabilities(
                 f"the classes differ: {', '.join(members[0].labels[:3])}... and "
                 f"{', '.join(member.labels[:3])}...; an ensemble is of models of the same classes"
             )
-    data.check_images([str(file) for file in files])
-    return np.mean([_probabilities(member, files, views) for member in members], axis=0)
+    looks = data.check_images([str(file) for file in files])
+    images = list(zip(files, looks, strict=True))
+    return np.mean([_probabilities(member, images, views) for member in members], axis=0)
 
 
-def _probabilities(member: Classifier, files: Sequence[Path], views: Views) -> np.ndarray:
+def _probabilities(
+    member: Classifier, images: Sequence[tuple[Path, data.Verdict]], views: Views
+) -> np.ndarray:
     shape = member.image_shape
+    wholes = (data.read_whole(file, shape[-1], look) for file, look in images)
     if views.plain:
-        starts = range(0, len(files), BATCH)
-        chunks = (files[i : i + BATCH] for i in starts)
-        batches = (np.stack([data.read_image(file, shape) for file in chunk]) for chunk in chunks)
-        return np.concatenate([member.run(each) for each in batches])
+        fitted = (data.fit_image(whole, shape).numpy() for whole in wholes)
+        chunks = iter(lambda: list(islice(fitted, BATCH)), [])
+        return np.concatenate([member.run(np.stack(chunk)) for chunk in chunks])
     found = []
-    for file in files:
-        seen = classifiers.parts(data.read_whole(file, shape[-1]), views, shape)
-        pixels = [part.numpy() for part in seen]
+    for whole in wholes:
+        pixels = [part.numpy() for part in classifiers.parts(whole, views, shape)]
         found.append(classifiers.probabilities(member.run, pixels, images=1, flip=views.flip))
     return np.concatenate(found)
 

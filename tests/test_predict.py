@@ -12,6 +12,7 @@ from PIL import Image
 import keras_cnns
 from keras_cnns import crops, data, predict, recipe as recipes, submission
 from keras_cnns.cli import main
+from keras_cnns.data import verdict
 from keras_cnns.errors import UsageError
 
 LABELS = ("cat", "dog", "eel")
@@ -91,6 +92,20 @@ def test_a_photo_taken_upright_is_seen_upright(tmp_path):
         data.read_whole(tmp_path / f"{name}.jpg", 3).numpy() for name in ("lying", "upright")
     )
     np.testing.assert_array_equal(upright, np.rot90(lying, -1))
+
+
+@pytest.mark.parametrize("views", [crops.PLAIN, crops.views("5")])
+def test_each_image_is_looked_at_once(views, members, photos, monkeypatch):
+    looked_at, look = [], verdict._looked_at
+
+    def noted(image, *arguments):
+        looked_at.append(image.size)
+        return look(image, *arguments)
+
+    monkeypatch.setattr(verdict, "_looked_at", noted)
+    files = predict.image_files([photos])
+    predict.probabilities([opened(path, views) for path in members], files, views=views)
+    assert len(looked_at) == len(files) == 5
 
 
 def test_an_ensemble_is_the_mean_of_its_members(members, photos):

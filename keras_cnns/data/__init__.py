@@ -9,7 +9,7 @@ from keras_cnns.data.augment import AUGMENTATIONS
 from keras_cnns.data.images import SUFFIXES, is_image
 from keras_cnns.data.source import SPLITS, Source
 from keras_cnns.data.sources import diagnose, open_source, require_sound
-from keras_cnns.data.verdict import check_images
+from keras_cnns.data.verdict import Verdict, check_images
 from keras_cnns.quiet import start_keras
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ __all__ = [
     "SPLITS",
     "SUFFIXES",
     "Source",
+    "Verdict",
     "batches",
     "check_images",
     "diagnose",

@@ -25,7 +25,7 @@ from keras_cnns.data.mixing import erased, mixed
 from keras_cnns.data.order import Record
 from keras_cnns.data.randaugment import randaugment as rand_augmented
 from keras_cnns.data.source import Source
-from keras_cnns.data.verdict import look
+from keras_cnns.data.verdict import Verdict, look
 from keras_cnns.data.windows import cut, drawn, in_pixels, mirrored, moved, window
 from keras_cnns.errors import UsageError
 
@@ -153,13 +153,20 @@ def read_image(path: str | os.PathLike[str], image_shape: Shape) -> np.ndarray:
     return fit_image(read_whole(path, image_shape[-1]), image_shape).numpy()
 
 
-def read_whole(path: str | os.PathLike[str], channels: int) -> tf.Tensor:
+def read_whole(
+    path: str | os.PathLike[str], channels: int, verdict: Verdict | None = None
+) -> tf.Tensor:
     """Return the pixels of an image file: uint8 (height, width, channels), of its own size.
+
+    Args:
+        path: of the file.
+        channels: 1, 3 or 4.
+        verdict: what a look at it has found, which decodes it too; None: it is looked at.
 
     Raises:
         UsageError: the file is missing, too large or not a sound image.
     """
-    verdict = look(path)
+    verdict = verdict or look(path)
     if not verdict.usable:
         why = verdict.findings[0][1]
         raise UsageError(f'cannot read the image "{shown(os.fspath(path))}": {why}')

@@ -188,14 +188,15 @@ def many_looks(paths: Sequence[str]) -> Iterator[Iterator[Verdict]]:
         yield verdicts()
 
 
-def check_images(paths: Sequence[str]) -> None:
-    """Look at every image once, before anything is built on them.
+def check_images(paths: Sequence[str]) -> list[Verdict]:
+    """Look at every image once, before anything is built on them; return what was found.
 
     Raises:
         UsageError: an image cannot be used; the message has the first one's path, and why.
     """
     with many_looks(paths) as verdicts:
-        bad = [(p, v) for p, v in zip(paths, verdicts, strict=True) if not v.usable]
+        found = list(verdicts)
+    bad = [(p, v) for p, v in zip(paths, found, strict=True) if not v.usable]
     if bad:
         path, verdict = bad[0]
         more = f" (and {len(bad) - 1} more like it)" if len(bad) > 1 else ""
@@ -203,3 +204,4 @@ def check_images(paths: Sequence[str]) -> None:
             f'cannot read the image "{shown(path)}": {verdict.findings[0][1]}; '
             f"replace or remove it{more}"
         )
+    return found
