@@ -252,7 +252,7 @@ def test_what_jax_would_not_do_is_refused(monkeypatch, workers):
     monkeypatch.setenv("TF_CONFIG", "{}")
     with pytest.raises(UsageError, match="several machines runs on TensorFlow, not jax"):
         open_devices()
-    monkeypatch.setattr(machine, "_gpus", lambda: ["a GPU"])
+    monkeypatch.setattr(machine, "gpus", lambda: ["a GPU"])
     with pytest.raises(UsageError, match="XLA_FLAGS"), machine.determinism(True):
         pass
     monkeypatch.setenv("XLA_FLAGS", f"--xla_some=1 {machine.JAX_FLAG}")

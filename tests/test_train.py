@@ -125,6 +125,37 @@ def test_optimizers(settings, kind, words):
     assert found == words
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(
+    ("settings", "kind", "words"),
+    [
+        (("optimizer=adamw", "epsilon=0.001"), keras.optimizers.AdamW, {"epsilon": 1e-3}),
+        (("optimizer=sgd",), keras.optimizers.SGD, {"momentum": 0.9, "nesterov": True}),
+        (("optimizer=sgd", "nesterov=false"), keras.optimizers.SGD, {"momentum": 0.9}),
+        (("optimizer=sgd", "momentum=0"), keras.optimizers.SGD, {"nesterov": True}),
+        (("optimizer=rmsprop",), keras.optimizers.RMSprop, {"momentum": 0.9, "rho": 0.9}),
+    ],
+)
+def test_weights_go_where_keras_s_optimizers_take_them(settings, kind, words, accumulate):
+    fixed = ["schedule=constant", "warmup_epochs=0", "learning_rate=0.1", "weight_decay=0.2"]
+    settings = [*settings, *fixed, "clip_norm=3.0", f"accumulate={accumulate}"]
+    trainer, _ = compiled(*(f"train.{each}" for each in settings))
+    ours = trainer.trainable_variables
+    theirs = [keras.Variable(each, name=each.name) for each in ours]
+    steps = accumulate if accumulate > 1 else None
+    rule = kind(
+        0.1, weight_decay=0.2, global_clipnorm=3.0, gradient_accumulation_steps=steps, **words
+    )
+    rule.exclude_from_weight_decay(var_names=["bias"])
+    draw = np.random.default_rng(0)
+    for _ in range(6):
+        gradients = [keras.ops.array(draw.normal(size=w.shape), "float32") for w in ours]
+        rule.apply(gradients, theirs)
+        trainer.optimizer.apply(gradients)
+    for made, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_float16_is_refused_without_a_gpu():
     with pytest.raises(UsageError, match="needs a GPU"):
         compiled("train.precision=mixed_float16")

@@ -28,7 +28,7 @@ def settle(train: Train, begun: Train | None = None) -> Train:
     if begun and deterministic is None:
         deterministic = begun.deterministic
     if deterministic is None:
-        deterministic = not _gpus()
+        deterministic = not gpus()
     return replace(train, precision=precision(chosen), deterministic=deterministic)
 
 
@@ -40,7 +40,7 @@ def precision(wanted: str) -> str:
     """
     if wanted == "auto":
         return "mixed_bfloat16" if _pays() else "float32"
-    if wanted == "mixed_float16" and not _gpus():
+    if wanted == "mixed_float16" and not gpus():
         raise UsageError(
             "train.precision: mixed_float16 needs a GPU; a processor trains in it about 70 times "
             "as slowly as in float32; use auto"
@@ -59,7 +59,7 @@ def determinism(wanted: bool) -> Iterator[None]:
     from tensorflow.python.framework import config
 
     flags = os.environ.get("XLA_FLAGS", "").split()
-    if keras.backend.backend() == "jax" and _gpus() and JAX_FLAG not in flags:
+    if keras.backend.backend() == "jax" and gpus() and JAX_FLAG not in flags:
         raise UsageError(
             f"train.deterministic: on GPUs JAX needs XLA_FLAGS={JAX_FLAG}; set it, or give "
             "--no-deterministic"
@@ -73,7 +73,8 @@ def determinism(wanted: bool) -> Iterator[None]:
             config.disable_op_determinism()
 
 
-def _gpus() -> list[Any]:
+def gpus() -> list[Any]:
+    """Return the GPUs that the backend of Keras sees."""
     import keras
 
     if keras.backend.backend() == "jax":
@@ -91,11 +92,11 @@ def _pays() -> bool:
 
     if keras.backend.backend() == "jax":
         # XLA's code for a processor gained nothing by it, where TensorFlow's did (AVX512_BF16).
-        found = [getattr(gpu, "compute_capability", "").partition(".")[0] for gpu in _gpus()]
+        found = [getattr(gpu, "compute_capability", "").partition(".")[0] for gpu in gpus()]
         return bool(found) and all(major.isdecimal() and int(major) >= 8 for major in found)
     import tensorflow as tf
 
     details = tf.config.experimental.get_device_details
-    if gpus := _gpus():
-        return all(details(gpu).get("compute_capability", (0, 0)) >= (8, 0) for gpu in gpus)
+    if found := gpus():
+        return all(details(gpu).get("compute_capability", (0, 0)) >= (8, 0) for gpu in found)
     return CPUINFO.is_file() and bool(BFLOAT16_FLAGS & set(CPUINFO.read_text().split()))

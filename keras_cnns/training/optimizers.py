@@ -77,6 +77,8 @@ def optimizer(
     }[train.optimizer]
     if train.epsilon is not None:
         own["epsilon"] = train.epsilon
+    if keras.backend.backend() == "tensorflow":
+        kind = _fused(kind)
     if factors is not None:
         kind = _slowed(kind, factors)
     if ema is not None:
@@ -106,6 +108,51 @@ def warmed(momentum: float, batches: Any) -> Any:
     from keras import ops
 
     return ops.minimum(momentum, batches / (9 + batches))
+
+
+def _fused(kind: Any) -> Any:
+    """Return a kind of optimizer that goes through the weights once, by TensorFlow's own rules.
+
+    Keras's goes through them once for each operation, which takes a fifth of a step where filters
+    are many and maps small.
+    """
+    import keras
+    import tensorflow as tf
+
+    class Fused(kind):
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            index = self._get_variable_index(variable)
+            settings = {"var": variable.handle, "lr": learning_rate, "grad": gradient}
+            if isinstance(self, keras.optimizers.Adam):
+                step = tf.cast(self.iterations + 1, "float32")
+                tf.raw_ops.ResourceApplyAdam(
+                    **settings,
+                    m=self._momentums[index].value.handle,
+                    v=self._velocities[index].value.handle,
+                    beta1_power=self.beta_1**step,
+                    beta2_power=self.beta_2**step,
+                    beta1=self.beta_1,
+                    beta2=self.beta_2,
+                    epsilon=self.epsilon,
+                )
+            elif isinstance(self, keras.optimizers.SGD) and self.momentum:
+                tf.raw_ops.ResourceApplyKerasMomentum(
+                    **settings,
+                    accum=self.momentums[index].value.handle,
+                    momentum=self.momentum,
+                    use_nesterov=self.nesterov,
+                )
+            else:
+                super().update_step(gradient, variable, learning_rate)
+
+        def _apply_weight_decay(self, variables: Any) -> None:
+            if self.weight_decay is None or tf.distribute.has_strategy():
+                return super()._apply_weight_decay(variables)
+            kept = 1 - self.weight_decay * self.learning_rate
+            for variable in filter(self._use_weight_decay, variables):
+                variable.assign(variable * kept)
+
+    return Fused
 
 
 def _averaging(kind: Any) -> Any:

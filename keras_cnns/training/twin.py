@@ -5,6 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_cnns.training import machine
+from keras_cnns.training.convolution import TrainedConv2D
 from keras_cnns.training.optimizers import warmed
 
 
@@ -85,30 +87,37 @@ class TrainedBatchNormalization(keras.layers.BatchNormalization):
 def twin(model: keras.Model, precision: str, ema: float | None = None) -> keras.Model:
     """Return a copy of a model that trains better, or the model itself where none would.
 
-    Its layers compute in another precision, but for the class scores; its normalisations are fused
-    and, with `ema`, have a counter behind their weights. All else is the same, by the same names.
+    Its layers compute in another precision, but for the class scores; its convolutions and
+    normalisations are faster and, with `ema`, the latter have a counter behind their weights. All
+    else is the same, by the same names.
 
     Args:
         model: plain and in float32.
         precision: "float32", "mixed_bfloat16" or "mixed_float16".
         ema: the momentum of the running means of weights, a batch, where there are some.
     """
-    on_tensorflow = keras.backend.backend() == "tensorflow"
 
-    def trained(layer: Any) -> bool:
-        plain = type(layer) is keras.layers.BatchNormalization
-        return plain and (ema is not None or (on_tensorflow and layer.axis in (-1, 3)))
+    def faster(layer: Any) -> Any:
+        """Return the class that is to train in place of a layer's own; None where none is."""
+        on_tensorflow = keras.backend.backend() == "tensorflow"
+        if type(layer) is keras.layers.Conv2D and on_tensorflow and not machine.gpus():
+            return TrainedConv2D
+        fused = on_tensorflow and getattr(layer, "axis", None) in (-1, 3)
+        if type(layer) is keras.layers.BatchNormalization and (fused or ema is not None):
+            return TrainedBatchNormalization
+        return None
 
-    if precision == "float32" and not any(map(trained, model.layers)):
+    if precision == "float32" and not any(map(faster, model.layers)):
         return model
 
     def copied(layer: Any) -> Any:
         settings = layer.get_config()
         if not layer.name.endswith("logits"):
             settings["dtype"] = precision
-        if trained(layer):
-            return TrainedBatchNormalization(ema=ema, **settings)
-        return type(layer).from_config(settings)
+        kind = faster(layer) or type(layer)
+        if kind is TrainedBatchNormalization:
+            settings["ema"] = ema
+        return kind.from_config(settings)
 
     copy = keras.models.clone_model(model, clone_function=copied)
     for layer in model.layers:
