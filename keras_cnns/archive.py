@@ -17,6 +17,7 @@ from keras_cnns.errors import UsageError
 
 MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
 LARGEST_CONFIG = 2**26  # bytes; ResNet-1202's takes 4 million
+LARGEST_MAP = 2**31  # numbers; 64 channels of 4,096 x 4,096 pixels are half of that
 
 
 def check(path: Path) -> int:
@@ -122,3 +123,16 @@ def at_most(size: int, path: Path) -> Iterator[None]:
         yield
     finally:
         keras.layers.Layer.add_weight = add_weight
+
+
+def check_maps(model: Any, path: Path) -> None:
+    """Refuse a model of which a layer, run on one image, makes more than memory is likely to hold.
+
+    Raises:
+        UsageError: as said.
+    """
+    for layer in model._flatten_layers(include_self=False):
+        for node in getattr(layer, "_inbound_nodes", ()):
+            for tensor in node.output_tensors:
+                if prod(size or 1 for size in tensor.shape) > LARGEST_MAP:
+                    raise UsageError(f"{path}: its {layer.name} makes {tensor.shape} of one image")

@@ -38,10 +38,11 @@ class _Reading(NamedTuple):
 
 
 def load_model(path: str | Path) -> "keras.Model":
-    """Return the model in a .keras file; code in it is refused, and sizes that it has no values of.
+    """Return the model in a .keras file.
 
     Raises:
-        UsageError: for a file that is not a Keras model.
+        UsageError: for a file that is not a Keras model, that holds code, or that asks for more
+            memory than its weights or an image can need.
     """
     size = archive.check(Path(path))
     start_keras()
@@ -51,7 +52,9 @@ def load_model(path: str | Path) -> "keras.Model":
 
     try:
         with archive.at_most(size, Path(path)):
-            return keras.saving.load_model(path, compile=False)
+            model = keras.saving.load_model(path, compile=False)
+        archive.check_maps(model, Path(path))
+        return model
     except UsageError:
         raise
     except (ValueError, OSError, TypeError, KeyError) as error:

@@ -111,6 +111,23 @@ def test_a_hostile_description_is_refused_in_a_line(sound, tmp_path, name):
 
 
 @pytest.mark.parametrize(
+    "swelling",
+    [
+        keras.layers.UpSampling2D(10**5),
+        keras.layers.ZeroPadding2D(10**6),
+        keras.layers.Conv2DTranspose(1, 1, strides=10**5),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_a_map_that_no_memory_holds_is_refused(tmp_path, swelling):
+    image = keras.Input((4, 4, 1), name="image")
+    inner = keras.Model(image, keras.layers.GlobalAveragePooling2D()(swelling(image)))
+    keras.Model(image, keras.layers.Dense(3)(inner(image))).save(tmp_path / "model.keras")
+    said = refused(tmp_path / "model.keras")
+    assert f"{tmp_path / 'model.keras'}: its {swelling.name} makes (" in said
+
+
+@pytest.mark.parametrize(
     ("extra", "words"),
     [
         ([("../escaped", b"x")], "escaped"),
