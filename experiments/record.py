@@ -2,8 +2,9 @@
 
     python experiments/record.py RUN RUN... --out experiments/NAME.json
 
-The runs are of one recipe, each with another seed, and `keras-cnns evaluate` has tested each once.
-The curves are in NAME.png.
+The runs are of experiments/NAME.toml as it is now, each with another seed, and `keras-cnns
+evaluate` has tested each once. Their data must be where they were trained. The curves are in
+NAME.png.
 """
 
 import argparse
@@ -18,8 +19,10 @@ from typing import Any
 import matplotlib
 from speed import measure
 
-from keras_cnns import runs
+from keras_cnns import recipe as recipes, runs, train
 from keras_cnns.errors import UsageError
+from keras_cnns.recipe import Recipe
+from keras_cnns.training import machine
 
 matplotlib.use("agg")
 from matplotlib import pyplot
@@ -27,15 +30,17 @@ from matplotlib import pyplot
 CURVES = ("accuracy", "val_accuracy", "loss", "val_loss")
 
 
-def opened(paths: list[Path]) -> list[runs.Run]:
-    """Open runs that differ in their seeds alone."""
+def opened(paths: list[Path], recipe: Recipe) -> list[runs.Run]:
+    """Open runs of one recipe, which differ in their seeds alone."""
     found = sorted(map(runs.open_run, paths), key=lambda run: run.recipe.seed)
     if len({run.recipe.seed for run in found}) < len(found):
         raise SystemExit("two of these runs have the same seed; give each once")
-    for run in found[1:]:
-        alike = replace(run.recipe, seed=found[0].recipe.seed)
-        if other := runs.first_difference(asdict(found[0].recipe), asdict(alike)):
-            raise SystemExit(f"{run.path} is of another recipe than {found[0].path}: {other}")
+    for run in found:
+        began = run.recipe
+        wanted = train.resolve(replace(recipe, seed=began.seed), runs.open_data(began))
+        wanted = replace(wanted, train=machine.settle(wanted.train, began.train))
+        if other := runs.first_difference(asdict(wanted), asdict(began)):
+            raise SystemExit(f"{run.path} is of another recipe: {other}")
     return found
 
 
@@ -85,13 +90,15 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--note", default="", help="What a reader must know of the runs.")
     words = parser.parse_args()
+    recipe = recipes.load(words.out.with_suffix(".toml"))
     try:
-        rows = [described(run) for run in opened(words.runs)]
+        rows = [described(run) for run in opened(words.runs, recipe)]
     except UsageError as error:
         raise SystemExit(str(error)) from None
     scores = [row["test"]["accuracy"] for row in rows]
     record = {
         "recipe": f"{words.out.stem}.toml",
+        "train": asdict(recipe.train),
         "date": datetime.date.today().isoformat(),
         "machine": {k: v for k, v in measure.machine().items() if k != "load"},
         "versions": measure.versions("tensorflow", "tensorflow-cpu", "keras"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,20 @@ def test_a_recipe_opens_with_its_command_its_cost_and_its_result(path):
     assert re.search(r"^# Cost: ", text, re.M)
     assert re.search(r"Result: (not run here|none yet|.*\.json)", text)
     assert ("Result: " in text and path.with_suffix(".json").exists()) or "not run" in text
+
+
+RECORDED = [path for path in RECIPES if path.with_suffix(".json").exists()]
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=[path.stem for path in RECORDED])
+def test_a_record_is_of_its_recipe_and_the_recipe_says_what_it_says(path):
+    record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert record["train"] == json.loads(json.dumps(asdict(recipes.load(path).train)))
+    assert all(len(run["history"]["loss"]) == record["train"]["epochs"] for run in record["runs"])
+    tested = [run["test"]["accuracy"] for run in record["runs"]]
+    assert record["mean_test_accuracy"] == pytest.approx(sum(tested) / len(tested))
+    assert f"{record['mean_test_accuracy']:.2%}".replace("%", " %") in path.read_text("utf-8")
+    assert path.with_suffix(".png").exists()
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
