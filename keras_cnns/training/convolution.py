@@ -11,8 +11,8 @@ Taps = list[tuple[slice, slice] | None]
 class TrainedConv2D(keras.layers.Conv2D):
     """Keras's convolution; on TensorFlow with the gradient of its filters by products of matrices.
 
-    oneDNN's own goes through all filters once for each image, which takes most of a step where
-    maps are small. It is for training alone: what is saved has Keras's own layer.
+    oneDNN's own goes through all filters once for each image, which takes longer than to multiply
+    where maps are small. It is for training alone: what is saved has Keras's own layer.
     """
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
@@ -65,8 +65,7 @@ def reach(size: int, taps: int, stride: int, padding: str) -> Taps:
 def _pays(axes: list[Taps], strides: tuple[int, int], shape: tuple[int, ...]) -> bool:
     """Return whether to gather the pixels of each tap takes less time than to multiply them.
 
-    That is so where a map has fewer pixels than channels (measured with AVX512, in bfloat16 and
-    float32: 1.0 to 15 times as fast), and where nothing has to be gathered.
+    That is so where a map has fewer pixels than channels, and where nothing has to be gathered.
     """
     rows, columns, channels, filters = shape
     if rows == columns == 1 and strides == (1, 1):

@@ -113,8 +113,7 @@ def warmed(momentum: float, batches: Any) -> Any:
 def _fused(kind: Any) -> Any:
     """Return a kind of optimizer that goes through the weights once, by TensorFlow's own rules.
 
-    Keras's goes through them once for each operation, which takes a fifth of a step where filters
-    are many and maps small.
+    Keras's goes through them once for each operation, which takes long where filters are many.
     """
     import keras
     import tensorflow as tf
