@@ -2,10 +2,9 @@
 
     TFDS_DATA_DIR=... python experiments/training/halves.py --out experiments/training/halves.json
 
-resnet20_cifar learns the classes 0 to 4, then the classes 5 to 9 from there as `model.weights` does
-by default (the head alone for a quarter of the time, then the rest more slowly), and these from
-scratch in as many steps. All three take the same images of the same size; the test images are new
-to all.
+resnet20_cifar learns the classes 0 to 4 from many images, then the classes 5 to 9 from few, from
+there as `model.weights` does by default (the head alone for a quarter of the time, then the rest
+more slowly), and these from scratch in as many steps. The test images are new to all.
 """
 
 import argparse
@@ -27,34 +26,35 @@ SETTINGS = [
 ]
 
 
-def folders(place: Path, images: int) -> None:
-    """Write the two halves as folders of images, `images` a class for training."""
-    for split, count in (("train", images), ("test", 200)):
+def folders(place: Path, many: int, few: int) -> None:
+    """Write the two halves as folders, with many and few images of each class for training."""
+    for split, counts in (("train", [many] * 5 + [few] * 5), ("test", [200] * 10)):
         seen = [0] * 10
         for record in tfds.as_numpy(tfds.load("cifar10", split=split, shuffle_files=False)):
             label = int(record["label"])
-            if seen[label] < count:
+            if seen[label] < counts[label]:
                 folder = place / ("low" if label < 5 else "high") / split / str(label)
                 folder.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(record["image"]).save(folder / f"{seen[label]}.png")
                 seen[label] += 1
-            if min(seen) == count:
+            if seen == counts:
                 break
 
 
 def main() -> None:
     """Train the three and write down what they came to."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--images", type=int, default=500, help="of each class")
+    parser.add_argument("--many", type=int, default=2000, help="images of a class, first half")
+    parser.add_argument("--few", type=int, default=100, help="images of a class, second half")
     parser.add_argument("--before", type=int, default=12, help="epochs on the first half")
-    parser.add_argument("--epochs", type=int, default=4, help="on the second")
+    parser.add_argument("--epochs", type=int, default=20, help="on the second")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--out", type=Path)
     wanted = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        folders(place, wanted.images)
+        folders(place, wanted.many, wanted.few)
         for seed in range(wanted.seeds):
 
             def test(name: str, data: str, *settings: str, seed: int = seed) -> float:
@@ -74,7 +74,7 @@ def main() -> None:
     record = {
         "network": "resnet20_cifar",
         "data": "cifar10 as JPEG copies, 5 classes each",
-        "images_per_class": wanted.images,
+        "images_per_class": {"first": wanted.many, "second": wanted.few},
         "test_images_per_class": 200,
         "epochs": {"first": wanted.before, "moved": wanted.epochs, "scratch": wanted.epochs},
         "settings": SETTINGS,
