@@ -127,7 +127,7 @@ def test_auto_is_bfloat16_where_it_pays(monkeypatch, tmp_path, backend, capabili
     monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr("keras.backend.backend", lambda: backend)
     gpus = [SimpleNamespace(compute_capability=each) for each in capabilities]
-    monkeypatch.setattr(machine, "_gpus", lambda: gpus)
+    monkeypatch.setattr(machine, "gpus", lambda: gpus)
     monkeypatch.setattr(
         "tensorflow.config.experimental.get_device_details",
         lambda gpu: vars(gpu) if gpu.compute_capability else {},
