@@ -26,8 +26,8 @@ from keras_cnns.terminal import (
 @click.option(
     "--deterministic/--no-deterministic",
     default=None,
-    help="Equal runs are bit-equal on one machine, and up to 10 % slower "
-    "(experiments/speed/training.json) [on a CPU].",
+    help="Equal runs are bit-equal on one machine, and a few per cent slower "
+    "(0 to 4 in experiments/speed/training.json) [on a CPU].",
 )
 @click.option("--strict", is_flag=True, help="Refuse a folder in which doctor finds fault.")
 @click.option("--workers", help="host:port of each machine that trains, with commas [TF_CONFIG].")
