@@ -65,7 +65,7 @@ def reach(size: int, taps: int, stride: int, padding: str) -> Taps:
 def _pays(axes: list[Taps], strides: tuple[int, int], shape: tuple[int, ...]) -> bool:
     """Return whether to gather the pixels of each tap takes less time than to multiply them.
 
-    That is so where a map has fewer pixels than channels, and where nothing has to be gathered.
+    It is taken to be so where a map has fewer pixels than channels, or nothing is to be gathered.
     """
     rows, columns, channels, filters = shape
     if rows == columns == 1 and strides == (1, 1):

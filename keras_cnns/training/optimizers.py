@@ -111,9 +111,9 @@ def warmed(momentum: float, batches: Any) -> Any:
 
 
 def _fused(kind: Any) -> Any:
-    """Return a kind of optimizer that goes through the weights once, by TensorFlow's own rules.
+    """Return a kind of optimizer whose step is TensorFlow's own, fused for AdamW and SGD.
 
-    Keras's goes through them once for each operation, which takes long where filters are many.
+    Keras's goes through the weights once for each operation, which takes long where they are many.
     """
     import keras
     import tensorflow as tf

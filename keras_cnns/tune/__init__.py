@@ -266,7 +266,7 @@ def _open_folder(
     # As JSON has it, which knows no tuples.
     kept = json.loads(json.dumps({"recipe": asdict(recipe), **settings}))
     if there:
-        digests = there.pop("digests")
+        digests = there.pop("digests", {})  # of an unreleased version there are none
         difference = runs.first_difference(there, kept)
         if difference:
             raise UsageError(f"{out} holds another search: {difference}; choose another --out")

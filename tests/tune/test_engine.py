@@ -291,6 +291,16 @@ def test_a_search_goes_on_only_with_the_images_that_it_began_with(tuned, picture
         tuned(repeat=1)
 
 
+def test_a_search_that_did_not_note_its_images_does_not_go_on(tuned, tmp_path):
+    tuned()
+    place = tmp_path / "out" / "search.json"
+    kept = json.loads(place.read_text())
+    kept.pop("digests")
+    place.write_text(json.dumps(kept))
+    with pytest.raises(UsageError, match="not those that the search began with"):
+        tuned()
+
+
 def test_a_network_above_the_budget_is_told_to_be_left_out(tuned, tmp_path, capsys):
     said = "he network as it stands has 415,848 MACs, outside the budget: left out"
     found = tuned(max_macs=400_000)
