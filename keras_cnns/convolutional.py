@@ -11,8 +11,10 @@ from typing import Any
 import keras
 from keras import layers
 
+from keras_cnns import graph as graphs
 from keras_cnns.errors import UsageError
 from keras_cnns.fusion.graph import Graph, Step, unfolded, without_identities
+from keras_cnns.layers import WholeStrides
 
 
 def fully_convolutional(model: keras.Model) -> keras.Model:
@@ -22,6 +24,9 @@ def fully_convolutional(model: keras.Model) -> keras.Model:
     above it, which work on the last axis, stay as they are and so are 1x1 convolutions. The map of
     class scores is averaged below the softmax. A network that averages its last map already is the
     same layers on a larger image. Weights are the model's own, shared where the layer stays.
+
+    Of an image larger than the model's by other than whole strides, it is the centre that is so: at
+    other sizes "same" pads strided layers otherwise than in training.
 
     Args:
         model: from images (height, width, channels) to probabilities, as a run's is.
@@ -37,8 +42,12 @@ def fully_convolutional(model: keras.Model) -> keras.Model:
     graph, _ = unfolded(model)
     graph = without_identities(graph)
     (entry,), (exit_,) = graph.inputs, graph.outputs
-    image = keras.Input((None, None, graph.shapes[entry][-1]), dtype=model.inputs[0].dtype)
-    known: dict[int, Any] = {entry: image}
+    height, width, channels = graph.shapes[entry][1:]
+    image = keras.Input((None, None, channels), dtype=model.inputs[0].dtype)
+    maps = (row for row in graphs.read(model).rows if not row.kind.startswith("Global"))
+    strides = [row.stride for row in maps if row.stride and len(row.shape) == 3]
+    whole = WholeStrides((height, width), tuple(map(max, zip((1, 1), *strides, strict=True))))
+    known: dict[int, Any] = {entry: whole(image)}
     flat: dict[int, tuple[int, ...]] = {}
     for step in graph.steps:
         try:

@@ -143,3 +143,45 @@ class GELU(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
         return {**super().get_config(), "approximate": self.approximate}
+
+
+@keras.saving.register_keras_serializable(package="keras_cnns")
+class WholeStrides(keras.layers.Layer):
+    """Take the centre of an image: as much as differs from a size by whole strides.
+
+    A layer with strides whose padding is "same" pads by the size of its input, and so looks at
+    other pixels in images of other sizes, unless these differ by whole strides of the network.
+
+    Args:
+        size: height and width in pixels.
+        strides: of height and width; no image is smaller.
+
+    >>> WholeStrides((32, 32), (4, 4))(ops.zeros((1, 37, 43, 3))).shape
+    TensorShape([1, 36, 40, 3])
+    """
+
+    def __init__(self, size: tuple[int, int], strides: tuple[int, int], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.size, self.strides = tuple(size), tuple(strides)
+
+    def call(self, inputs: Any) -> Any:
+        """Crop images (batch, height, width, channels)."""
+        kept = []
+        shape = ops.shape(inputs)[1:3]
+        for given, size, stride in zip(shape, self.size, self.strides, strict=True):
+            over = (given - size) % stride
+            kept.append(slice(over // 2, given - over + over // 2))
+        return inputs[:, kept[0], kept[1]]
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return the shape, a side open where the input's is."""
+        batch, *sides, channels = input_shape
+        kept = (
+            None if given is None else given - (given - size) % stride
+            for given, size, stride in zip(sides, self.size, self.strides, strict=True)
+        )
+        return (batch, *kept, channels)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {**super().get_config(), "size": self.size, "strides": self.strides}

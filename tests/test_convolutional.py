@@ -56,6 +56,19 @@ def test_the_scores_are_the_mean_of_those_of_the_crops_at_each_stride(lenet):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_strided_layers_look_where_they_have_learned_to():
+    """Of 37 x 43 pixels 36 x 40 are looked at, as "same" pads these as it does 32 x 32."""
+    keras.utils.set_random_seed(0)
+    model = keras_cnns.build("resnet20_cifar", preprocessing="symmetric")
+    dense, images = fully_convolutional(model), pixels(2, 37, 43, 3)
+    centre = images[:, :36, 1:41]
+    again = keras_cnns.build("resnet20_cifar", input_shape=(36, 40, 3), preprocessing="symmetric")
+    again.set_weights(model.get_weights())
+    for seen in (images, centre):
+        found = dense(seen, training=False)
+        np.testing.assert_allclose(found, again(centre, training=False), atol=1e-5)
+
+
 def test_a_predictor_takes_it_at_any_size(lenet):
     dense = fully_convolutional(lenet)
     fast = keras_cnns.predictor(dense, precision="float32", images=pixels(2, 40, 48, 1))

@@ -119,8 +119,9 @@ def test_the_dense_test_sees_whole_images_at_each_scale(members, source):
         for side in (37, 41):
             whole = crops.whole(record["image"], side, 3).numpy().astype("float32")
             for image in (whole, whole[:, ::-1]):
-                # Where LeNet-5, which pads nothing, looks in a larger image: every 4 pixels.
-                rows, columns = (range(0, n - 31, 4) for n in image.shape[:2])
+                # Where LeNet-5, which pads nothing, looks in a larger image: every 4 pixels,
+                # with as much room on both sides.
+                rows, columns = (range(n % 4 // 2, n - 31, 4) for n in image.shape[:2])
                 windows = [image[y : y + 32, x : x + 32] for y in rows for x in columns]
                 mean = np.asarray(scores(np.stack(windows), training=False)).mean(0)
                 found.append(np.exp(mean) / np.exp(mean).sum())

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_cnns.layers import GELU, LocalResponseNormalization, MatchChannels
+from keras_cnns.layers import GELU, LocalResponseNormalization, MatchChannels, WholeStrides
 
 ALEXNET = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0}
 GOOGLENET = {"size": 5, "alpha": 1e-4 / 5, "beta": 0.75, "k": 1.0}
@@ -99,10 +99,20 @@ def test_gelu_is_the_papers_formula():
     assert np.abs(close - exact).max() > 1e-5
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"), [(32, (0, 32)), (36, (0, 36)), (37, (0, 36)), (39, (1, 37)), (30, (1, 29))]
+)
+def test_of_an_image_whole_strides_are_kept_around_its_centre(given, kept):
+    x = np.arange(given, dtype="float32")[None, :, None, None]
+    layer = WholeStrides(size=(32, 1), strides=(4, 1))
+    np.testing.assert_array_equal(layer(x), x[:, slice(*kept)])
+
+
 LAYERS = [
     LocalResponseNormalization(**STRONG, name="lrn"),
     MatchChannels(filters=8, name="zeros"),
     GELU(approximate=False, name="gelu"),
+    WholeStrides(size=(2, 3), strides=(2, 2), name="whole"),
 ]
 KINDS = [type(layer).__name__ for layer in LAYERS]
 
