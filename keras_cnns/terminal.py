@@ -95,6 +95,8 @@ class Amount(click.ParamType):
     def convert(self, value: Any, param: Any, context: Any) -> int:
         """Return the number that a text such as "60M" stands for."""
         found = re.fullmatch(r"(\d+(?:\.\d+)?)([kMG]?)", str(value))
-        if not found or not float(found[1]):
+        scale = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}
+        amount = round(float(found[1]) * scale[found[2]]) if found else 0
+        if not amount:
             self.fail(f'"{value}" is not a number above 0; write it as 60000000, 60M or 1.2G')
-        return round(float(found[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[found[2]])
+        return amount

@@ -49,7 +49,10 @@ def _environment() -> tuple[str | None, str | None, str | None]:
 )
 @click.option("--free-totals", is_flag=True, help="Of ratios: widths of rows as well [kept].")
 @click.option(
-    "--tie", multiple=True, metavar="PREFIX", help="Names so begun share a value, as 4 [none]."
+    "--tie",
+    multiple=True,
+    metavar="PREFIX",
+    help="Names so begun share a value, as 4; the longest counts [none].",
 )
 @click.option(
     "--oracle",
@@ -70,17 +73,20 @@ def _environment() -> tuple[str | None, str | None, str | None]:
 @click.option(
     "--max-latency-ms",
     type=click.FloatRange(0, min_open=True),
-    help="No trial slower for one image, on one thread, measured here [no limit].",
+    help="No trial slower for one image, on one thread, measured where it is trained, with --jobs "
+    "beside the others [no limit].",
 )
 @click.option("--latency-of", default="tflite", show_default=True, help="As which file: or onnx.")
 @click.option(
     "--repeat",
     default=0,
     show_default=True,
-    help="Train the best and the first anew, with so many seeds; compare on the test split. More "
-    "of them after a look at p make it worth nothing.",
+    help="Train the best other and the network as it stands anew, with so many seeds; compare on "
+    "the test split. More of them after a look at p make it worth nothing.",
 )
-@click.option("--finalists", default=1, show_default=True, help="How many of the best to repeat.")
+@click.option(
+    "--finalists", default=1, show_default=True, help="How many of the best others to repeat."
+)
 @click.option(
     "--jobs",
     default=1,
@@ -89,7 +95,10 @@ def _environment() -> tuple[str | None, str | None, str | None]:
     "oracle that heeds scores proposes by which trial ends first.",
 )
 @click.option(
-    "--chief", metavar="HOST:PORT", help="Hand out the trials to workers [train them here]."
+    "--chief",
+    metavar="HOST:PORT",
+    help="Hand out the trials to workers, and decide for them what the recipe leaves to the "
+    "machine [train them here]. KERASTUNER_TUNER_ID and its like say it as well.",
 )
 @click.option("--worker", metavar="HOST:PORT", help="Train what the chief there hands out.")
 @click.option(
@@ -175,5 +184,7 @@ def _repeats(found: dict[str, Any]) -> None:
         click.echo(f"winner: {repeats['winner']}")
     elif reasons := {failed["why"] for row in networks for failed in row["failed"]}:
         click.echo(f"no winner: what failed is not compared ({'; '.join(sorted(reasons))})")
-    else:
+    elif any(row["p"] is not None for row in networks):
         click.echo("no winner: none is surely better")
+    else:
+        click.echo("no winner: there was nothing to test")

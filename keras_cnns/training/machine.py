@@ -16,11 +16,11 @@ CPUINFO = Path("/proc/cpuinfo")
 JAX_FLAG = "--xla_gpu_deterministic_ops=true"
 
 
-def settle(train: Train, begun: Train | None = None) -> Train:
+def settle(train: Train, begun: Train | None = None, *, elsewhere: bool = False) -> Train:
     """Return the section with what it leaves to the machine decided, as in a run that has begun.
 
     Raises:
-        UsageError: for float16 without a GPU.
+        UsageError: for float16 without a GPU, unless the training is done elsewhere.
     """
     chosen, deterministic = train.precision, train.deterministic
     if begun and chosen == "auto":
@@ -29,7 +29,9 @@ def settle(train: Train, begun: Train | None = None) -> Train:
         deterministic = begun.deterministic
     if deterministic is None:
         deterministic = not gpus()
-    return replace(train, precision=precision(chosen), deterministic=deterministic)
+    if not elsewhere or chosen == "auto":
+        chosen = precision(chosen)
+    return replace(train, precision=chosen, deterministic=deterministic)
 
 
 def precision(wanted: str) -> str:

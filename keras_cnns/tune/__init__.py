@@ -77,11 +77,13 @@ def tune(
         max_latency_ms: milliseconds for one image, of the exported file on the machine that
             trains, measured before a trial is trained.
         latency_of: the kind of that file, "tflite" or "onnx".
-        repeat: how often the best and the network as it stands are trained anew, each time with
-            another seed, to be compared on the test split.
-        finalists: how many of the best.
+        repeat: how often the best others and the network as it stands, also where that is outside
+            the budget, are trained anew, each time with another seed, to be compared on the test
+            split; 0 or at least 2.
+        finalists: how many of the best others.
         jobs: trials at a time on this machine, each on its share of the processor cores.
-        chief: HOST:PORT to listen on: nothing is trained here, but by workers; see `work`.
+        chief: HOST:PORT to listen on: nothing is trained here, but by workers; see `work`. What
+            the recipe leaves to the machine, as precision, is decided here for all.
         patience: seconds without a worker after which a chief gives up.
 
     Returns:
@@ -99,8 +101,22 @@ def tune(
     ):  # fmt: skip
         if number < least:
             raise UsageError(f"received {number} {name}, but at least {least} is needed")
+    if repeat == 1:
+        raise UsageError("received 1 repeat, by which nothing can be tested; give 0, or 2 and more")
+    if finalists > 1 and not repeat:
+        raise UsageError(
+            f"received {finalists} finalists, but they are only repeated; give repeats"
+        )
+    for name, limit in (
+        ("MACs", max_macs), ("MACs", min_macs), ("parameters", max_params),
+        ("megabytes", max_activation_mb), ("milliseconds", max_latency_ms),
+    ):  # fmt: skip
+        if limit is not None and not limit > 0:
+            raise UsageError(f"received a limit of {limit} {name}; it is a number above 0")
     if latency_of not in LATENCY_OF:
         raise UsageError(f'received "{latency_of}"; latency is that of {" or ".join(LATENCY_OF)}')
+    if latency_of != LATENCY_OF[0] and max_latency_ms is None:
+        raise UsageError(f"received latency of {latency_of}, but no limit; give --max-latency-ms")
     spaces.check(space)
     if oracle not in ORACLE_NAMES:
         near = suggest(str(oracle), ORACLE_NAMES)
@@ -142,7 +158,7 @@ def tune(
         "max_latency_ms": max_latency_ms,
         "latency_of": latency_of,
     }
-    settled = _open_folder(out, recipe, source, settings)
+    settled = _open_folder(out, recipe, source, settings, elsewhere=place is not None)
     plan = Plan(
         settled,
         market,
@@ -155,11 +171,12 @@ def tune(
         max_latency_ms,
         latency_of,
     )
-    with runs.alone(out):
+    with runs.full_disk(out), runs.alone(out):
         book = Book(out / "trials")
 
         def write() -> dict[str, Any]:
-            found = _found(plan, book) | {"start": start, "left_out": left_out}
+            found = _found(plan, book) | {"start": start}
+            found["left_out"] = left_out or _too_slow(market, found["refused"])
             runs.write_text(out / "trials.json", json.dumps(found, indent=1) + "\n")
             answer.write_recipes(out, settled, found)
             return found
@@ -211,7 +228,7 @@ def work(
     recipe, source = _resolved(recipe)
     runs.prepare_folder(out)
     about = _about(recipe, source)
-    with Trainer() as trainer:
+    with runs.full_disk(out), Trainer() as trainer:
         done = machines.serve(recipe, place, out, about, patience, trainer, name)
     shutil.rmtree(out / "weights", ignore_errors=True)
     return done
@@ -232,7 +249,10 @@ def _resolved(recipe: Recipe) -> tuple[Recipe, data.Source]:
 def _start(recipe: Recipe) -> str:
     """Return what to call the network that the search starts from."""
     name, width = recipe.model.name, recipe.model.width
-    if specs.filters(zoo.spec_of(name, recipe.model.spec)) != specs.filters(zoo.spec_of(name)):
+    given, papers = zoo.spec_of(name, recipe.model.spec), zoo.spec_of(name)
+    if specs.filters(given) != specs.filters(papers) or spaces.depths(given) != spaces.depths(
+        papers
+    ):
         return "the network as given"
     return "the paper's split" + (f", at {width:g} of its width" if width != 1 else "")
 
@@ -241,6 +261,13 @@ def _left_out(market: Market) -> str:
     price = market.price(market.space.default)
     costs = "is none at this size" if price is None else f"has {price.macs:,} MACs"
     return f"the network as it stands {costs}, outside the budget: left out"
+
+
+def _too_slow(market: Market, refused: Sequence[Mapping[str, Any]]) -> str | None:
+    paper = market.key(market.space.default)
+    slow = (trial["why"] for trial in refused if market.key(trial["values"]) == paper)
+    why = next(slow, None)
+    return why and f"the network as it stands: {why}: left out"
 
 
 def _about(recipe: Recipe, source: data.Source) -> dict[str, Any]:
@@ -252,7 +279,12 @@ def _about(recipe: Recipe, source: data.Source) -> dict[str, Any]:
 
 
 def _open_folder(
-    out: Path, recipe: Recipe, source: data.Source, settings: Mapping[str, Any]
+    out: Path,
+    recipe: Recipe,
+    source: data.Source,
+    settings: Mapping[str, Any],
+    *,
+    elsewhere: bool = False,
 ) -> Recipe:
     """Make the folder of a search, or find in it the same search.
 
@@ -260,9 +292,14 @@ def _open_folder(
         The recipe, with what it leaves to the machine decided as the search began.
     """
     place = out / "search.json"
-    there = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else None
+    try:
+        there = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else None
+    except ValueError:
+        raise UsageError(
+            f"{place} cannot be read; bring it back, or choose another --out"
+        ) from None
     begun = Train(**there["recipe"]["train"]) if there else None
-    recipe = replace(recipe, train=machine.settle(recipe.train, begun))
+    recipe = replace(recipe, train=machine.settle(recipe.train, begun, elsewhere=elsewhere))
     # As JSON has it, which knows no tuples.
     kept = json.loads(json.dumps({"recipe": asdict(recipe), **settings}))
     if there:
@@ -283,5 +320,5 @@ def _open_folder(
 def _found(plan: Plan, book: Book) -> dict[str, Any]:
     records = list(book.records.values())
     found = answer.summary(records, plan.market)
-    repeats = answer.compared(records, plan.repeat_on)
+    repeats = answer.compared(records, plan.repeat_on, plan.repeat)
     return {**found, "repeats": repeats, "winner": repeats and repeats["winner"]}

@@ -69,16 +69,18 @@ def summary(records: Sequence[Record], market: Market) -> Found:
     }
 
 
-def compared(records: Sequence[Record], split: str) -> Found | None:
+def compared(records: Sequence[Record], split: str, repeat: int) -> Found | None:
     """Compare what was repeated with the network as it stands, seed by seed.
 
     The test is Student's, paired, two-sided, and none where a training failed or is still to come.
-    Holm's step-down over all that was ever repeated, so also for a search that went on with more
-    trials, keeps the chance of any false winner below `SURE`. A winner is one that is better by it.
+    Holm's step-down over all that was ever repeated, so also before a search went on with more
+    trials, keeps the chance of any false winner below `SURE` at each look; over many looks it adds
+    up. A winner is one that is better by it.
 
     Args:
         records: of a search.
         split: that the repeats were measured on.
+        repeat: how many there are to be of each.
     """
     repeats: dict[str, list[Record]] = {}
     for record in records:
@@ -87,7 +89,7 @@ def compared(records: Sequence[Record], split: str) -> Found | None:
     if not repeats:
         return None
     paper = repeats.pop("paper", [])
-    others = [_compared(name, repeats[name], paper) for name in sorted(repeats)]
+    others = [_compared(name, repeats[name], paper, repeat) for name in sorted(repeats)]
     rest = sorted((row for row in others if row["p"] is not None), key=lambda row: row["p"])
     sure = True
     for i, found in enumerate(rest):
@@ -95,15 +97,15 @@ def compared(records: Sequence[Record], split: str) -> Found | None:
         found["survives"] = sure and found["difference"] > 0
     winners = [found for found in rest if found["survives"]]
     winner = max(winners, key=lambda found: found["mean"])["id"] if winners else None
-    rows = [_compared("paper", paper, []), *others]
+    rows = [_compared("paper", paper, [], repeat), *others]
     return {"split": split, "networks": rows, "winner": winner}
 
 
-def _compared(name: str, records: Sequence[Record], paper: Sequence[Record]) -> Found:
+def _compared(name: str, records: Sequence[Record], paper: Sequence[Record], repeat: int) -> Found:
     scores, theirs = _by_seed(records), _by_seed(paper)
     values = list(scores.values())
     pairs = [(scores[seed], theirs[seed]) for seed in scores if seed in theirs]
-    whole = len(pairs) == len(records) == len(paper)
+    whole = len(pairs) == len(records) == len(paper) >= repeat
     failed = [record for record in records if record["status"] == "failed"]
     return {
         "id": name,

@@ -49,7 +49,8 @@ def make(
         spec: a network's.
         kind: one of `KINDS`; None is "ratios", or "rows" for a network without branches.
         free_totals: of ratios: the width of each joint is a dimension as well, "3a.total".
-        tied: prefixes of names, as "4": what begins so shares its factors, as "4*.conv1".
+        tied: prefixes of names, as "4": what begins so shares its factors, as "4*.conv1"; of
+            several that a name begins with, the longest counts.
 
     Raises:
         UsageError: for an unknown kind, one that the network does not have, a prefix of nothing.
@@ -69,9 +70,7 @@ def make(
     space = _ratios(spec, free_totals) if kind == "ratios" else _MAKERS[kind](spec)
     if not space.choices:
         raise UsageError(f"this network has no {kind} to search; choose another --space")
-    for prefix in tied:
-        space = _tie(space, prefix, [*(joint.name for joint in joints(spec)), *rows(spec)])
-    return space
+    return _tied(space, tied, [*(joint.name for joint in joints(spec)), *rows(spec)])
 
 
 def check(kind: str | None) -> None:
@@ -203,9 +202,20 @@ def _map_depths(change: Callable[[str, int], int], value: Any, path: str = "") -
     return value[:1] * change(f"{path}.depth", len(value)) if alike else tuple(changed.values())
 
 
+def depths(spec: Any) -> dict[str, int]:
+    """Return a spec's numbers of blocks, by path.
+
+    >>> from keras_cnns.zoo import spec_of
+    >>> depths(spec_of("resnet18"))["stages.0.depth"]
+    2
+    """
+    found: dict[str, int] = {}
+    _map_depths(lambda path, n: found.setdefault(path, n), spec)
+    return found
+
+
 def _depths(spec: Any) -> Space:
-    paper: dict[str, int] = {}
-    _map_depths(lambda path, n: paper.setdefault(path, n), spec)
+    paper = depths(spec)
 
     def blocks(n: int, factor: float) -> int:
         return n if factor == 1 else max(1, round(n * factor))
@@ -220,21 +230,24 @@ def _depths(spec: Any) -> Space:
 _MAKERS = {"widths": _widths, "rows": _rows, "reductions": _reductions, "depths": _depths}
 
 
-def _tie(space: Space, prefix: str, names: Sequence[str]) -> Space:
+def _tied(space: Space, prefixes: Sequence[str], names: Sequence[str]) -> Space:
     """Return the space in which what begins with a prefix shares its factors, part by part."""
 
     def tied(name: str) -> str:
-        if not name.startswith(prefix):
+        prefix = max(filter(name.startswith, prefixes), key=len, default=None)
+        if prefix is None:
             return name
         inside = [known for known in names if within(name, known) and known.startswith(prefix)]
         owner = max(inside, key=len, default=name)
         return f"{prefix}*{name.removeprefix(owner)}"
 
+    for prefix in prefixes:
+        if not any(name.startswith(prefix) for name in space.choices):
+            raise UsageError(
+                f'nothing to tie begins with "{prefix}"; '
+                f"there are {', '.join(list(space.choices)[:8])}, ..."
+            )
     alias = {name: tied(name) for name in space.choices}
-    if all(name == new for name, new in alias.items()):
-        raise UsageError(
-            f'nothing to tie begins with "{prefix}"; there are {", ".join(list(alias)[:8])}, ...'
-        )
     choices: dict[str, tuple[float, ...]] = {}
     for name, new in alias.items():
         choices[new] = tuple(sorted({*choices.get(new, ()), *space.choices[name]}))

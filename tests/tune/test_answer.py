@@ -88,6 +88,7 @@ def test_a_winner_must_survive_a_paired_test():
     found = answer.compared(
         repeats({"paper": paper, "a": sure, "b": lucky, "c": [s - 0.02 for s in sure]}),
         "test",
+        5,
     )
     rows = {row["id"]: row for row in found["networks"]}
     assert rows["paper"]["mean"] == pytest.approx(0.90)
@@ -104,21 +105,21 @@ def test_a_winner_must_survive_a_paired_test():
 def test_several_finalists_make_each_others_claims_harder():
     paper = [0.90, 0.92, 0.88, 0.91, 0.89]
     once = [0.914, 0.926, 0.897, 0.909, 0.908]
-    alone = answer.compared(repeats({"paper": paper, "a": once}), "test")
+    alone = answer.compared(repeats({"paper": paper, "a": once}), "test", 5)
     assert alone["winner"] == "a"
     assert 0.025 < alone["networks"][1]["p"] < 0.05
     other = [p + d for p, d in zip(paper, (0.01, -0.01, 0.02, -0.02, 0.001), strict=True)]
-    both = answer.compared(repeats({"paper": paper, "a": once, "b": other}), "test")
+    both = answer.compared(repeats({"paper": paper, "a": once, "b": other}), "test", 5)
     assert both["winner"] is None
 
 
 def test_what_failed_is_told_and_has_no_winner(shop, tmp_path, capsys):
     paper, better = [0.90, 0.92, 0.88, 0.91, 0.89], [0.92, 0.939, 0.901, 0.931, 0.908]
     records_of = repeats({"paper": paper, "a": better})
-    assert answer.compared(records_of, "test")["winner"] == "a"
+    assert answer.compared(records_of, "test", 5)["winner"] == "a"
     for record in records_of[-2:]:  # of five seeds of a
         record |= {"status": "failed", "score": None, "why": "the loss is not finite"}
-    found = answer.compared(records_of, "test")
+    found = answer.compared(records_of, "test", 5)
     assert found["winner"] is None
     row = found["networks"][1]
     assert (row["seeds"], row["p"]) == ([1, 2, 3], None)
@@ -134,20 +135,26 @@ def test_what_failed_is_told_and_has_no_winner(shop, tmp_path, capsys):
     )
     for record in records_of[:5]:  # all of the paper's
         record |= {"status": "failed", "score": None, "why": "the loss is not finite"}
-    paper = answer.compared(records_of, "test")["networks"][0]
+    paper = answer.compared(records_of, "test", 5)["networks"][0]
     assert (paper["id"], paper["mean"], len(paper["failed"])) == ("paper", None, 5)
 
 
-def test_pairs_that_are_still_to_come_make_no_winner_yet():
+@pytest.mark.parametrize(("papers", "betters"), [(5, 4), (4, 4)])
+def test_pairs_that_are_still_to_come_make_no_winner_yet(papers, betters):
     paper, better = [0.90, 0.92, 0.88, 0.91, 0.89], [0.92, 0.939, 0.901, 0.931]
-    assert answer.compared(repeats({"paper": paper, "a": better}), "test")["winner"] is None
+    records_of = repeats({"paper": paper[:papers], "a": better[:betters]})
+    assert answer.compared(records_of, "test", 5)["winner"] is None
+    if papers == betters:
+        assert answer.compared(records_of, "test", 4)["winner"] == "a"
 
 
-def test_without_spread_there_is_no_test():
-    found = answer.compared(repeats({"paper": [0.5, 0.5], "a": [0.6, 0.6]}), "test")
+def test_without_spread_there_is_no_test(capsys):
+    found = answer.compared(repeats({"paper": [0.5, 0.5], "a": [0.6, 0.6]}), "test", 2)
     assert found["networks"][1]["p"] is None
     assert found["winner"] is None
-    assert answer.compared([], "test") is None
+    searching._repeats({"repeats": found})
+    assert "no winner: there was nothing to test" in capsys.readouterr()[0]
+    assert answer.compared([], "test", 5) is None
 
 
 def test_what_matters_is_found(shop):

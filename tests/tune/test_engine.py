@@ -419,6 +419,6 @@ def test_repeats_have_fresh_seeds_and_end_on_the_test_split(tmp_path, monkeypatc
     lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     assert {split for name, _, split, *_ in lines if name.startswith("0")} == {"validation"}
     assert {split for name, _, split, *_ in lines if name.startswith("repeat")} == {"test"}
-    found = tune.answer.compared(repeats, "test")
+    found = tune.answer.compared(repeats, "test", 2)
     assert [row["id"] for row in found["networks"]] == ["paper", *sorted(best)]
     assert all(row["seeds"] == [1, 2, 3] for row in found["networks"])

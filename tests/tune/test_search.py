@@ -1,5 +1,6 @@
 """Whole searches, with Keras: one command each, as a user types them."""
 
+import errno
 import json
 import os
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from keras_cnns import recipe as recipes, runs, train, tune as search
+from keras_cnns.errors import UsageError
+from keras_cnns.training import machine
 from keras_cnns.tune import here, trial
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -33,10 +36,14 @@ def tune(*words, data_dir):
     return run(["-m", "keras_cnns", "tune", *words, "--json"], data_dir)
 
 
-def test_the_answer_is_trained_and_exported(tmp_path, digits_dir, monkeypatch):
+@pytest.fixture
+def recipe(digits_dir, monkeypatch):
     monkeypatch.setattr(here, "train", partial(here.train, command=driver.STUB))
-    recipe = recipes.override(driver.recipe(), ["train.epochs=1", "data.name=digits"])
-    recipe = replace(recipe, data=replace(recipe.data, dir=str(digits_dir)))
+    found = recipes.override(driver.recipe(), ["train.epochs=1", "data.name=digits"])
+    return replace(found, data=replace(found.data, dir=str(digits_dir)))
+
+
+def test_the_answer_is_trained_and_exported(recipe, tmp_path, digits_dir):
     found = search.tune(recipe, tmp_path / "out", trials=3)
     rows = {trial["id"]: trial for trial in found["trials"]}
     run([*TRAIN, tmp_path / "out" / "best.toml", "--out", tmp_path / "run"], digits_dir)
@@ -47,6 +54,59 @@ def test_the_answer_is_trained_and_exported(tmp_path, digits_dir, monkeypatch):
         words = ("export", place, "--out", tmp_path / name, "--formats", "tflite")
         run(["-m", "keras_cnns", *words], digits_dir)
         assert (tmp_path / name / "model.tflite").is_file()
+
+
+def test_a_full_disk_is_a_line_and_the_search_goes_on_from_there(recipe, tmp_path, monkeypatch):
+    whole, full = runs.write_text, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def write(place, text):
+        if place.name == "trials.json" and (place.parent / "trials" / "0001.json").is_file():
+            raise full
+        whole(place, text)
+
+    monkeypatch.setattr(runs, "write_text", write)
+    with pytest.raises(UsageError, match=r"the disk is full; .* goes on from there"):
+        search.tune(recipe, tmp_path / "out", trials=3)
+    monkeypatch.setattr(runs, "write_text", whole)
+    found = search.tune(recipe, tmp_path / "out", trials=3)
+    assert [trial["id"] for trial in found["trials"]] == ["0000", "0001", "0002"]
+
+
+def test_a_network_too_slow_as_it_stands_is_said_to_be_left_out(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("STUB", json.dumps({"0000": "slow"}))
+    found = search.tune(recipe, tmp_path / "out", trials=1, max_latency_ms=10)
+    assert found["paper"] is None
+    assert found["left_out"] == (
+        "the network as it stands: 12.3 ms as tflite, above --max-latency-ms 10: left out"
+    )
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "The network as it stands: 12.3 ms as tflite" in page
+
+
+def test_a_search_that_cannot_be_read_is_refused(recipe, tmp_path):
+    search.tune(recipe, tmp_path / "out", trials=1)
+    (tmp_path / "out" / "search.json").write_text("{")
+    with pytest.raises(UsageError, match=r"search\.json cannot be read; .* another --out"):
+        search.tune(recipe, tmp_path / "out", trials=1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "start"),
+    [
+        ("model.spec.stages.0.depth=9", "the network as given"),
+        ("model.spec.conv1=32", "the network as given"),
+        ("model.width=0.5", "the paper's split, at 0.5 of its width"),
+    ],
+)
+def test_what_a_search_starts_from_is_called_the_paper_s_only_where_it_is(setting, start):
+    recipe = recipes.override(driver.recipe("resnet20_cifar"), [setting])
+    assert search._start(recipe) == start
+
+
+def test_a_chief_trains_nothing_and_needs_no_gpu():
+    train = recipes.Train(precision="mixed_float16")
+    assert machine.settle(train, elsewhere=True).precision == "mixed_float16"
+    assert machine.settle(recipes.Train(), elsewhere=True).precision != "auto"
 
 
 @pytest.mark.slow

@@ -137,6 +137,16 @@ def test_what_a_prefix_ties_shares_its_values():
         spaces.make(paper, tied=["6"])
 
 
+@pytest.mark.parametrize("prefixes", [["4a", "4"], ["4", "4a"], ["4", "4", "4a"]])
+def test_of_two_prefixes_the_longer_ties(prefixes):
+    paper = zoo.spec_of("inception_v1")
+    space = spaces.make(paper, tied=prefixes)
+    assert len(space.choices) == 54 - 5 * 6 + 2 * 6
+    spec = space.spec_of({"4*.reduce3": 0.5})
+    assert spec["4a"] == paper["4a"]
+    assert [spec[row].reduce3 for row in ("4b", "4c", "4d", "4e")] == [56, 64, 72, 80]
+
+
 def test_the_usual_space_is_ratios_where_there_are_branches():
     assert spaces.make(zoo.spec_of("googlenet")).kind == "ratios"
     assert spaces.make(zoo.spec_of("vgg16")).kind == "rows"
