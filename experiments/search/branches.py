@@ -1,12 +1,12 @@
 """Which branch of a network wants more filters, by what a search has tried.
 
-    python experiments/search/branches.py experiments/search/inception_v1_cifar10.toml [--page FILE]
+    python experiments/search/branches.py experiments/search/inception_v1_cifar10.json [--page FILE]
 
-Reads the JSON beside the recipe. Of each branch its part of its rows' filters, and of each
+Reads what a search left in its trials.json. Of each branch its part of its rows' filters, and of each
 reduction its filters: the paper's, the mean of all trials and of the best quarter, the ratio of
 these two means, and Spearman's rank correlation with the validation accuracy. A search that moves
 towards the best is no random sample, so that no p-value is told, but how the accuracy rose with
-the number of the trial. The page is the report that `tune` wrote.
+the number of the trial. The page is the report that `tune` wrote, where the best recipe lies beside the record.
 """
 
 import argparse
@@ -35,10 +35,10 @@ def parts(spec, dimension):
 def main():
     """Print the table, and write the page where one is wanted."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("recipe", type=Path)
+    parser.add_argument("record", type=Path)
     parser.add_argument("--page", type=Path)
     words = parser.parse_args()
-    found = json.loads(words.recipe.with_suffix(".json").read_text())
+    found = json.loads(words.record.read_text())
     done = ranked(found["trials"])
     scores, count = [trial["score"] for trial in done], len(pictures.quarter(found))
     order = spearmanr([int(trial["id"]) for trial in done], scores).statistic
@@ -52,7 +52,8 @@ def main():
             f"{spearmanr(told, scores).statistic:+6.2f}"
         )
     if words.page:
-        pictures.write(words.page, recipes.load(words.recipe), found)
+        best = words.record.with_name(f"{words.record.stem}_best.toml")
+        pictures.write(words.page, recipes.load(best), found)
 
 
 if __name__ == "__main__":
