@@ -2,11 +2,12 @@
 
     python experiments/search/branches.py experiments/search/inception_v1_cifar10.json [--page FILE]
 
-Reads what a search left in its trials.json. Of each branch its part of its rows' filters, and of each
-reduction its filters: the paper's, the mean of all trials and of the best quarter, the ratio of
-these two means, and Spearman's rank correlation with the validation accuracy. A search that moves
-towards the best is no random sample, so that no p-value is told, but how the accuracy rose with
-the number of the trial. The page is the report that `tune` wrote, where the best recipe lies beside the record.
+Reads what a search left in its trials.json. Of each branch its part of its rows' filters, and of
+each reduction its filters: the paper's, the mean of all trials and of the best quarter, the ratio
+of these two means, and Spearman's rank correlation with the validation accuracy. A search that
+moves towards the best is no random sample, so that no p-value is told, but how the accuracy rose
+with the number of the trial. The page is the report that `tune` wrote, for a record that has its
+best recipe beside it.
 """
 
 import argparse
