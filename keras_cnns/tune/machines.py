@@ -108,9 +108,11 @@ def serve(
         name: of this worker, which no other has.
 
     Raises:
-        UsageError: where the chief cannot be reached for so long, or refuses, or the folder is of
-            another search.
+        UsageError: where the chief cannot be reached for so long or at all, or refuses, or the
+            folder is of another search.
     """
+    if not place.port:
+        raise UsageError(f"received {place}, which no chief listens on; give the port that it says")
     # Containers may share a host's name, and each counts its processes from one.
     worker = name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     # A chief on this machine may yet have to write it.

@@ -27,7 +27,14 @@ LARGEST = 2**24  # bytes of a message
 SECONDS = 20.0  # for an answer
 MANY = 64  # questions at a time; a proposal may make others wait
 SERVICE = "keras_cnns.Search"
-SHARED = ipaddress.ip_network("100.64.0.0/10")  # RFC 6598; of tunnels such as Tailscale's
+# Loopback, RFC 1918 and 4193, of one link, and RFC 6598, of tunnels such as Tailscale's.
+PRIVATE = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"),
+        *("::1/128", "fc00::/7", "fe80::/10", "100.64.0.0/10"),
+    )
+)
 TOPICS = ("hello", "take", "beat", "finish")
 REFUSALS = (
     Code.UNAUTHENTICATED,
@@ -77,20 +84,21 @@ def address(text: str) -> Address:
     '127.0.0.1:7000'
     """
     host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or not 0 <= int(port) < 2**16:
+    number = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else -1
+    if not host or not 0 <= number < 2**16:
         raise UsageError(f'received the address "{text}"; write HOST:PORT, as 127.0.0.1:7000')
     try:
-        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
-    except OSError:
+        found = socket.getaddrinfo(host.strip("[]"), number, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):  # the latter of a part that is empty or too long
         raise UsageError(f'"{host}" is no address known here; write HOST:PORT') from None
     place = ipaddress.ip_address(str(found[0][4][0]).partition("%")[0])
-    private = place.is_private or place in SHARED
-    if not private or place.is_unspecified:
+    place = getattr(place, "ipv4_mapped", None) or place
+    if not any(place in network for network in PRIVATE):
         raise UsageError(
             f"{place} is neither a loopback nor a private address; a search listens on no other: "
             "use one of this network, or a tunnel"
         )
-    return Address(str(place), int(port))
+    return Address(str(place), number)
 
 
 def secret(folder: Path, *, make: bool = False) -> str:
@@ -98,8 +106,9 @@ def secret(folder: Path, *, make: bool = False) -> str:
 
     Raises:
         NoSecret: where there is none.
+        UsageError: where it cannot be sent.
     """
-    if given := os.environ.get(SECRET):
+    if given := given_secret():
         return given
     place = folder / "secret"
     if not place.is_file():
@@ -111,7 +120,28 @@ def secret(folder: Path, *, make: bool = False) -> str:
         with runs.replacing(place) as temporary:
             temporary.touch(mode=0o600)
             temporary.write_text(secrets.token_hex(16) + "\n")
-    return place.read_text().strip()
+    return _sendable(place.read_text(encoding="utf-8", errors="replace"), str(place))
+
+
+def given_secret() -> str | None:
+    """Return KERAS_CNNS_SECRET, None where it is not set.
+
+    Raises:
+        UsageError: where it cannot be sent.
+    """
+    given = os.environ.get(SECRET)
+    return _sendable(given, SECRET) if given else None
+
+
+def _sendable(text: str, whence: str) -> str:
+    """Return a secret without the spaces around it, if the header of a question may have it."""
+    word = text.strip()
+    if not word or not word.isascii() or not word.isprintable():
+        raise UsageError(
+            f"{whence} has no secret of printable ASCII characters in one line; write one there, "
+            "the same for all machines of the search"
+        )
+    return word
 
 
 @contextmanager

@@ -267,14 +267,40 @@ def test_an_address_that_is_taken_is_told(chief):
 
 
 @pytest.mark.parametrize(
-    "text", ["8.8.8.8:80", "0.0.0.0:80", "[::]:80", "[2001:4860::8888]:80", "100.128.0.1:80"]
+    "text",
+    [
+        "8.8.8.8:80",
+        "0.0.0.0:80",
+        "0.0.0.1:80",
+        "240.0.0.1:80",
+        "224.0.0.1:80",
+        "255.255.255.255:80",
+        "100.128.0.1:80",
+        "[::]:80",
+        "[::ffff:0.0.0.0]:80",
+        "[::ffff:8.8.8.8]:80",
+        "[ff02::1]:80",
+        "[2001:4860::8888]:80",
+    ],
 )
 def test_public_addresses_are_refused(text):
     with pytest.raises(UsageError, match="neither a loopback nor a private address"):
         wire.address(text)
 
 
-@pytest.mark.parametrize("text", ["127.0.0.1", "localhost:x", ":80", "10.0.0.1:70000"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "127.0.0.1",
+        "localhost:x",
+        "localhost:²",
+        ":80",
+        "10.0.0.1:70000",
+        f"10.0.0.1:{'7' * 5000}",
+        "a..b:80",
+        f"{'a' * 64}.org:80",
+    ],
+)
 def test_what_is_no_address_is_refused(text):
     with pytest.raises(UsageError, match="HOST:PORT"):
         wire.address(text)
@@ -285,6 +311,17 @@ def test_loopback_and_private_addresses_are_taken():
     assert wire.address("192.168.1.5:70") == ("192.168.1.5", 70)
     assert wire.address("100.101.102.103:70").host == "100.101.102.103"  # a tunnel's
     assert str(wire.address("[::1]:70")) == "[::1]:70"
+    assert str(wire.address("[::ffff:10.0.0.1]:70")) == "10.0.0.1:70"
+    assert wire.address("[fd00::1]:70").host == "fd00::1"
+
+
+def test_a_worker_wants_its_chiefs_own_port(tmp_path):
+    place = wire.Address("127.0.0.1", 0)
+    with (
+        Trainer(driver.STUB) as trainer,
+        pytest.raises(UsageError, match=":0, which no chief listens on"),
+    ):
+        machines.serve(driver.recipe(), place, tmp_path, driver.ABOUT, 0.2, trainer)
 
 
 def test_the_secret_is_the_owners_alone(tmp_path, monkeypatch):
@@ -293,6 +330,28 @@ def test_the_secret_is_the_owners_alone(tmp_path, monkeypatch):
     assert len(word) == 32
     assert wire.secret(tmp_path) == word
     assert os.stat(tmp_path / "secret").st_mode & 0o077 == 0
+
+
+def test_spaces_around_a_secret_are_none_of_it(chief, tmp_path, monkeypatch):
+    monkeypatch.setenv(wire.SECRET, " a word\n")
+    assert wire.ask(chief[0], wire.secret(tmp_path), "take", {"worker": "w"})["order"]
+
+
+@pytest.mark.parametrize("word", ["pässword", "two\nlines", "\x7f"])
+def test_a_secret_that_cannot_be_sent_is_refused(word, tmp_path, monkeypatch):
+    monkeypatch.setenv(wire.SECRET, word)
+    with pytest.raises(UsageError, match="KERAS_CNNS_SECRET .* printable ASCII") as told:
+        wire.secret(tmp_path)
+    assert not isinstance(told.value, wire.NoSecret)  # which a worker waits for
+    assert word not in str(told.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", "pässword".encode()])
+def test_a_file_that_is_no_secret_is_named(content, tmp_path, monkeypatch):
+    monkeypatch.delenv(wire.SECRET, raising=False)
+    (tmp_path / "secret").write_bytes(content)
+    with pytest.raises(UsageError, match="secret has no .* printable ASCII"):
+        wire.secret(tmp_path)
 
 
 def test_kerastuners_variables_are_heeded(tmp_path, monkeypatch):
