@@ -47,9 +47,8 @@ def direct(search: Search, place: Address, folder: Path, about: Message, patienc
     trouble: list[Exception] = []
     last = time.monotonic()
 
-    def answer(topic: str, message: Message) -> Message:
+    def reply(topic: str, worker: str, message: Message) -> Message:
         nonlocal last
-        worker = str(message["worker"])
         if topic == "hello":
             difference = runs.first_difference(about, message["about"])
             if difference:
@@ -61,15 +60,21 @@ def direct(search: Search, place: Address, folder: Path, about: Message, patienc
         if topic == "finish":
             search.finish(str(message["id"]), dict(message["outcome"]))
             return {}
-        try:
-            found = search.take(worker)
-        except Exception as error:
-            trouble.append(error)
-            raise
+        found = search.take(worker)
         last = heard[worker] = time.monotonic()  # a proposal may have taken long
         if found is None:
             told.add(worker)
         return {"order": None if isinstance(found, Wait) else found, "done": found is None}
+
+    def answer(topic: str, message: Message) -> Message:
+        worker = str(message["worker"])
+        try:
+            return reply(topic, worker, message)
+        except Exception as error:
+            # A worker's bad words are its own trouble, but a proposal is made without any.
+            if topic == "take" or not isinstance(error, wire.BAD_WORDS):
+                trouble.append(error)
+            raise
 
     with wire.server(place, wire.secret(folder, make=True), answer) as port:
         here = place._replace(port=port)

@@ -36,6 +36,7 @@ PRIVATE = tuple(
     )
 )
 TOPICS = ("hello", "take", "beat", "finish")
+BAD_WORDS = (UsageError, LookupError, TypeError, ValueError)  # what a question may raise
 REFUSALS = (
     Code.UNAUTHENTICATED,
     Code.FAILED_PRECONDITION,
@@ -164,7 +165,7 @@ def server(place: Address, word: str, answer: Callable[[str, Message], Message])
                 return json.dumps(answer(topic, json.loads(content))).encode()
             except UsageError as error:
                 code, why = Code.FAILED_PRECONDITION, str(error)
-            except (LookupError, TypeError, ValueError) as error:
+            except BAD_WORDS as error:
                 code, why = Code.INVALID_ARGUMENT, f"{type(error).__name__}: {error}"
             except Exception as error:  # the chief's own trouble, which it will tell of
                 code, why = Code.UNKNOWN, type(error).__name__

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -58,6 +59,11 @@ def nobodys():
     """Return an address on which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return wire.Address(*free.getsockname())
+
+
+def listens(place):
+    with socket.socket() as probe:
+        return probe.connect_ex(place) == 0
 
 
 def test_chief_and_workers_survive_the_killing_of_each(tmp_path, started, monkeypatch):
@@ -136,12 +142,7 @@ def chief(tmp_path, monkeypatch):
         target=machines.direct, args=(search, place, tmp_path, driver.ABOUT, 30), daemon=True
     )
     thread.start()
-
-    def listens():
-        with socket.socket() as probe:
-            return probe.connect_ex(place) == 0
-
-    wait_for(listens)
+    wait_for(lambda: listens(place))
     yield place, search
     search.exhausted = True
     for name in list(search.book.records):
@@ -167,6 +168,26 @@ def test_a_worker_that_cannot_train_ends_and_burns_no_trial(chief, tmp_path, mon
     ):
         machines.serve(driver.recipe(), place, tmp_path, driver.ABOUT, 5, trainer)
     assert search.book.records["0000"]["status"] == "running"
+
+
+@pytest.mark.parametrize("topic", ["take", "beat", "finish"])
+def test_a_chief_on_a_full_disk_ends_with_that_reason(topic, tmp_path, monkeypatch):
+    monkeypatch.setenv(wire.SECRET, "a word")
+    search, place = Search(driver.plan(1), Book(tmp_path / "trials"), lease=0.2), nobodys()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    message = {"worker": "w", "id": "0000", "outcome": {"score": 0.5}}
+    with ThreadPoolExecutor(1) as pool:
+        chief = pool.submit(machines.direct, search, place, tmp_path, driver.ABOUT, 5)
+        wait_for(lambda: listens(place))
+        wire.ask(place, "a word", "take", message)
+        monkeypatch.setattr(search, topic, full)
+        with pytest.raises(ConnectionError, match="does not answer: UNKNOWN: OSError"):
+            wire.ask(place, "a word", topic, message)
+        with pytest.raises(OSError, match="No space left on device"):
+            chief.result(20)
 
 
 @pytest.mark.parametrize("there", ["id", "data/source.json"])
