@@ -32,7 +32,8 @@ class Book:
         folder.mkdir(exist_ok=True)
         for unfinished in folder.glob(".*"):
             unfinished.unlink(missing_ok=True)
-        for place in sorted(folder.glob("*.json")):
+        # The ten thousandth id has a digit more.
+        for place in sorted(folder.glob("*.json"), key=lambda place: (len(place.stem), place.stem)):
             try:
                 self.records[place.stem] = json.loads(place.read_text(encoding="utf-8"))
             except ValueError:

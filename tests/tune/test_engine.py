@@ -15,7 +15,7 @@ import pytest
 from keras_cnns import runs, tune
 from keras_cnns.errors import UsageError
 from keras_cnns.tune import here
-from keras_cnns.tune.book import Book
+from keras_cnns.tune.book import Book, name_of
 from keras_cnns.tune.engine import LOSSES, Search
 from keras_cnns.tune.oracles import ORACLES
 from keras_cnns.tune.steps import Wait
@@ -340,6 +340,15 @@ def test_a_torn_record_is_named(tmp_path):
     (tmp_path / "trials" / "0000.json").write_text('{"id": ')
     with pytest.raises(UsageError, match=r"0000.json is no record of a trial; remove it to go on"):
         Book(tmp_path / "trials")
+
+
+def test_the_ten_thousandth_trial_follows_the_one_before_it(tmp_path):
+    book = Book(tmp_path)
+    for number in (9998, 9999, 10_000):
+        book.write({"id": name_of(number)})
+    book.write({"id": "repeat-paper-1", "of": "paper"})
+    assert Book(tmp_path).records.keys() == book.records.keys()
+    assert [trial["id"] for trial in Book(tmp_path).trials()] == ["9998", "9999", "10000"]
 
 
 @pytest.mark.parametrize("oracle", ["random", "hyperband"])
