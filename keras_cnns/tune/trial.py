@@ -3,6 +3,7 @@
 `keras_cnns.tune.trainer` starts it, before there is a job, and closes the pipe when it is to end.
 """
 
+import errno
 import json
 import math
 import os
@@ -55,15 +56,21 @@ def outcome(job: Mapping[str, Any]) -> dict[str, Any]:
     try:
         found = _run(job)
     except Exception as error:  # whatever else a trial fails of is its own failure
-        if isinstance(error, OSError | UsageError) or type(error).__name__ in FILES:
+        machines = isinstance(error, OSError | UsageError) or type(error).__name__ in FILES
+        if machines and not _is_of_memory(error):
             return {"stop": _reason(error)}
         return {"why": _reason(error), "seconds": time.monotonic() - start}
     return {**found, "seconds": time.monotonic() - start}
 
 
+def _is_of_memory(error: BaseException) -> bool:
+    """Return whether it is what the network takes, also of the system (mmap, fork)."""
+    return type(error).__name__ in MEMORY or getattr(error, "errno", None) == errno.ENOMEM
+
+
 def _reason(error: BaseException) -> str:
     kind, text = type(error).__name__, " ".join(str(error).split())[:300]
-    if kind in MEMORY:
+    if _is_of_memory(error):
         return f"out of memory: {text}" if text else "out of memory"
     said = text and isinstance(error, ArithmeticError | UsageError)
     return text if said else f"{kind}: {text}"

@@ -1,5 +1,6 @@
 """A trial as it is trained: its images, what a promotion goes on with, what it says."""
 
+import errno
 import json
 import os
 import shutil
@@ -147,9 +148,12 @@ def test_running_out_of_memory_is_called_so(recipe, folder, monkeypatch):
     class ResourceExhaustedError(Exception):
         pass
 
-    for error in (MemoryError(), ResourceExhaustedError("OOM when\nallocating")):
+    no_fork = OSError(errno.ENOMEM, "Cannot allocate memory")
+    for error in (MemoryError(), ResourceExhaustedError("OOM when\nallocating"), no_fork):
         monkeypatch.setattr(trial, "_run", lambda _, error=error: (_ for _ in ()).throw(error))
-        assert trial.outcome({})["why"].startswith("out of memory")
+        said = trial.outcome({})
+        assert said["why"].startswith("out of memory")
+        assert "stop" not in said
 
 
 @pytest.mark.parametrize("error", [OSError(28, "no space left"), UsageError("no data set there")])
