@@ -212,6 +212,7 @@ class Search:
                 anchor=self.plan.anchor,
                 first=first,
                 draw=draw,
+                wanted=self._wanted(),
             )
         else:
             oracle = ORACLES[self.plan.oracle]

@@ -7,6 +7,7 @@ anew from the trials so far, and what it needs to remember besides is kept with 
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from functools import partial
 from itertools import chain, islice
 from random import Random
@@ -33,6 +34,8 @@ Trial = Mapping[str, Any]
 def least_trials(epochs: int) -> int:
     """Return how many trials Hyperband makes before one is trained for all epochs, that one too.
 
+    Where one of them fails it is one more at least.
+
     Li et al. 2018, https://arxiv.org/abs/1603.06560: a round keeps a third of the one before it.
 
     >>> least_trials(30)  # 34 of 2 epochs, 12 of 4, 4 of 10
@@ -56,6 +59,7 @@ def next_step(
     anchor: Mapping[str, float],
     first: Sequence[Mapping[str, float]],
     draw: Random,
+    wanted: float = math.inf,
 ) -> Step | Wait | None:
     """Return what an oracle of KerasTuner's tries next, WAIT for a trial to end, or None.
 
@@ -69,6 +73,7 @@ def next_step(
         anchor: a point within the budget.
         first: points to try before any other.
         draw: of the oracle's seed, and of points where its own are not to be had.
+        wanted: how many trials are still to be made.
     """
     start_keras()
     import keras_tuner
@@ -112,6 +117,8 @@ def next_step(
         return Wait()
     if answer["status"] != "RUNNING":
         return None
+    if name == "hyperband" and oracle.ongoing_trials and wanted <= _owed(oracle, name_of(number)):
+        return Wait()
     values = dict(answer["values"])
     schedule = {
         key.removeprefix("tuner/"): values.pop(key) for key in list(values) if key[:6] == "tuner/"
@@ -207,10 +214,42 @@ def _remember(oracle: Any, trials: Sequence[Trial], count: int, hyperparameters:
         if status == "running":
             oracle.ongoing_trials[told.trial_id] = told
     if trials and trials[-1].get("state"):
-        oracle.set_state({**oracle.get_state(), **trials[-1]["state"]})
+        state = deepcopy(trials[-1]["state"])  # the oracle goes on writing in it
+        lost = {told.trial_id for told in oracle.trials.values() if told.status in _LOST}
+        for bracket in state.get("brackets", ()):
+            _vacate(bracket["rounds"], lost)
+        oracle.set_state({**oracle.get_state(), **state})
+
+
+def _vacate(rounds: Sequence[list[dict[str, Any]]], lost: set[str]) -> None:
+    """Free the places of lost trials in a bracket of Hyperband's, and of those they went on from.
+
+    A round promotes none before enough of its trials are completed, for which it would wait for
+    ever; and what has failed once when it was gone on with is not to be gone on with again.
+    """
+    gone = set(lost)
+    for places in reversed(rounds):
+        gone |= {place["past_id"] for place in places if place["id"] in gone}
+        places[:] = [place for place in places if place["id"] not in gone]
+
+
+def _owed(oracle: Any, name: str) -> int:
+    """Return how many trials the brackets of Hyperband's before that of a trial have yet to get.
+
+    It begins another bracket rather than wait for a trial at work, and may so spend the trials by
+    which one would have been trained for all epochs.
+    """
+    owed = 0
+    for bracket in oracle._brackets:
+        number, rounds = bracket["bracket_num"], bracket["rounds"]
+        if any(place["id"] == name for places in rounds for place in places):
+            break
+        owed += sum(oracle._get_size(number, n) - len(places) for n, places in enumerate(rounds))
+    return owed
 
 
 _REMOVED: Trial = {"values": {}, "status": "failed", "score": None}
 _STATUS = {
     "running": "RUNNING", "completed": "COMPLETED", "failed": "FAILED", "refused": "INVALID"
 }  # fmt: skip
+_LOST = ("FAILED", "INVALID")

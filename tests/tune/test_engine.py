@@ -6,15 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from keras_cnns import runs, tune
 from keras_cnns.errors import UsageError
-from keras_cnns.tune import here
+from keras_cnns.tune import here, kerastuner
 from keras_cnns.tune.book import Book, name_of
 from keras_cnns.tune.engine import LOSSES, Search
 from keras_cnns.tune.oracles import ORACLES
@@ -412,6 +414,72 @@ def test_a_worker_that_asks_twice_gets_the_same_trial(tmp_path):
     search.finish("0000", {"score": 0.9})  # another's, too late
     assert search.book.records["0000"]["score"] == 0.5
     assert not search.beat("a", "0000")
+
+
+def together(search, workers, came_of):
+    """Train all trials of a search by several workers; what was begun first ends first."""
+    at_work = {}
+    for _ in range(1000):
+        for worker in set(map(str, range(workers))) - set(at_work):
+            order = search.take(worker)
+            if order is None:
+                assert not at_work
+                return search.book.trials()
+            if not isinstance(order, Wait):
+                at_work[worker] = order
+        worker = min(at_work, key=lambda worker: at_work[worker]["id"])
+        order = at_work.pop(worker)
+        search.finish(order["id"], came_of(order))
+    raise AssertionError("the search has no end")
+
+
+def hyperband(tmp_path, trials, **options):
+    plan = driver.plan(trials, oracle="hyperband", **options)
+    recipe = replace(plan.recipe, train=replace(plan.recipe.train, epochs=9))
+    return Search(plan._replace(recipe=recipe), Book(tmp_path / "trials"))
+
+
+def check_promotions(trials):
+    by_name = {trial["id"]: trial for trial in trials}
+    promoted = [trial for trial in trials if trial["after"]]
+    parents = [by_name[trial["after"]] for trial in promoted]
+    assert {parent["status"] for parent in parents} == {"completed"}
+    assert [parent["values"] for parent in parents] == [trial["values"] for trial in promoted]
+    assert [parent["epochs"] for parent in parents] == [t["initial_epoch"] for t in promoted]
+    assert len({parent["id"] for parent in parents}) == len(parents)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 9])
+@pytest.mark.parametrize("slow", [range(2, 99, 3), ()], ids=["some refused", "none refused"])
+def test_hyperband_trains_one_to_its_end_within_the_trials_it_asks_for(slow, workers, tmp_path):
+    search = hyperband(tmp_path, kerastuner.least_trials(9), max_latency_ms=10.0)
+
+    def came_of(order):
+        if int(order["id"]) in slow and order["max_latency_ms"]:
+            return {"refused": "12.3 ms", "latency_ms": 12.3}
+        return {"score": Random(order["id"]).random()}
+
+    trials = together(search, workers, came_of)
+    check_promotions(trials)
+    kept = [trial for trial in trials if trial["status"] != "refused"]
+    assert Counter(trial["epochs"] for trial in kept) == {1: 9, 3: 3, 9: 1}
+    assert bool(slow) == (len(kept) < len(trials))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("broken", [(2, 5, 8), (11,)], ids=["first", "promoted"])
+def test_others_are_promoted_in_place_of_those_that_fail(broken, workers, tmp_path):
+    def came_of(order):
+        if int(order["id"]) in broken:
+            return {"why": "broke"}
+        return {"score": Random(order["id"]).random()}
+
+    trials = together(hyperband(tmp_path, 20), workers, came_of)
+    check_promotions(trials)
+    failed = [trial for trial in trials if trial["status"] == "failed"]
+    assert {bool(trial["after"]) for trial in failed} == {broken[0] > 8}
+    twice = [trial for trial in trials if trial["after"] and trials[int(trial["after"])]["after"]]
+    assert "completed" in {trial["status"] for trial in twice}
 
 
 def test_repeats_have_fresh_seeds_and_end_on_the_test_split(tmp_path, monkeypatch):
