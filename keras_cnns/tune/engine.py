@@ -18,7 +18,7 @@ from keras_cnns.tune.answer import finalists
 from keras_cnns.tune.book import Book, Record, name_of
 from keras_cnns.tune.budget import Market
 from keras_cnns.tune.oracles import ORACLES
-from keras_cnns.tune.sampler import propose, random_points
+from keras_cnns.tune.sampler import finished, propose, random_points
 from keras_cnns.tune.steps import Step, Wait
 
 LOSSES = 3  # workers that a trial may take with it
@@ -185,14 +185,20 @@ class Search:
     def _next(self) -> Record | Wait | None:
         """Make a record of the next trial, as the oracle has it; None where there is none."""
         trials, market = self.book.trials(), self.plan.market
-        slow = [trial["status"] == "refused" for trial in trials[-TOO_SLOW:]]
-        if len(slow) == TOO_SLOW and all(slow):
+        if len(trials) >= TOO_SLOW and all(t["status"] == "refused" for t in trials[-TOO_SLOW:]):
+            done = finished(trials)
+            if not done and self._at_work(self._running()):
+                return Wait()
             least = min(trial["latency_ms"] for trial in trials[-TOO_SLOW:])
-            raise UsageError(
+            said = (
                 f"none of {TOO_SLOW} networks in a row was fast enough for --max-latency-ms "
-                f"{self.plan.max_latency_ms:g}: the fastest took {least:.3g}; give more, or "
-                "a lower --max-macs"
+                f"{self.plan.max_latency_ms:g}: the fastest took {least:.3g}"
             )
+            if not done:
+                raise UsageError(f"{said}; give more, or a lower --max-macs")
+            print(f"{said}; no more are tried", file=sys.stderr)
+            self.exhausted = True
+            return None
         number = int(trials[-1]["id"]) + 1 if trials else 0  # records may have been removed
         draw = Random(f"{self.plan.recipe.seed} {number}")
         for trial in trials[len(self._seen) :]:

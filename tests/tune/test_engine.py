@@ -18,7 +18,7 @@ from keras_cnns import runs, tune
 from keras_cnns.errors import UsageError
 from keras_cnns.tune import here, kerastuner
 from keras_cnns.tune.book import Book, name_of
-from keras_cnns.tune.engine import LOSSES, Search
+from keras_cnns.tune.engine import LOSSES, TOO_SLOW, Search
 from keras_cnns.tune.oracles import ORACLES
 from keras_cnns.tune.steps import Wait
 from keras_cnns.tune.trainer import Trainer
@@ -114,6 +114,16 @@ def test_a_limit_that_none_keeps_ends_the_search(tmp_path, monkeypatch):
     monkeypatch.setenv("STUB", json.dumps({f"{i:04d}": "slow" for i in range(99)}))
     with pytest.raises(UsageError, match=r"none of 20 networks in a row .* the fastest took 12.3"):
         searched(tmp_path, driver.plan(3, max_latency_ms=10.0))
+
+
+def test_a_limit_is_not_judged_before_the_first_trial_has_ended(tmp_path):
+    search = Search(driver.plan(9, max_latency_ms=10.0), Book(tmp_path / "trials"))
+    search.take("long at work")
+    for _ in range(TOO_SLOW):
+        search.finish(search.take("w")["id"], {"refused": "12.3 ms", "latency_ms": 12.3})
+    assert search.take("w") == Wait()
+    search.finish("0000", {"score": 0.5})
+    assert search.take("w") is None
 
 
 def test_a_search_that_is_killed_loses_and_repeats_nothing(tmp_path, monkeypatch):
@@ -310,6 +320,20 @@ def test_a_network_above_the_budget_is_told_to_be_left_out(tuned, tmp_path, caps
     assert found["left_out"] == f"t{said}"
     assert f"T{said}" in (tmp_path / "out" / "report.html").read_text()
     assert f"t{said}" in capsys.readouterr().err
+
+
+def test_a_limit_that_no_other_keeps_ends_the_trials_and_not_the_search(
+    tuned, tmp_path, monkeypatch, capsys
+):
+    fates = {f"{i:04d}": "slow" for i in range(99) if i not in (0, 3)}
+    monkeypatch.setenv("STUB", json.dumps(fates))
+    found = tuned(trials=9, max_latency_ms=10.0, repeat=1)
+    assert "the fastest took 12.3; no more are tried" in capsys.readouterr().err
+    assert [trial["id"] for trial in found["trials"]] == ["0000", "0003"]
+    assert len(found["refused"]) == 2 + TOO_SLOW
+    assert [row["id"] for row in found["repeats"]["networks"]] == ["paper", "0003"]
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert tuned(trials=9, max_latency_ms=10.0, repeat=1) == found
 
 
 def test_weights_of_unfinished_trainings_are_not_left(tuned, tmp_path):
