@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import signal
 import sys
 import threading
 import time
@@ -19,6 +20,8 @@ from keras_cnns.errors import UsageError
 from keras_cnns.quiet import start_keras
 
 MEMORY = ("MemoryError", "ResourceExhaustedError")
+# Other trials may be at work on the same GPU, of which TensorFlow and JAX else take all memory.
+SHARED = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 FILES = ("NotFoundError", "PermissionDeniedError")  # TensorFlow's; others are OSErrors
 
 
@@ -26,6 +29,8 @@ def main() -> None:
     """Answer one job, then end."""
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
+    for name, value in SHARED.items():
+        os.environ.setdefault(name, value)
     start_keras()
     from keras_cnns import data, train  # noqa: F401  # while the trial before is at work
 
@@ -39,6 +44,8 @@ def main() -> None:
 
 def _end_with_the_search() -> None:
     sys.stdin.read()
+    if os.getpgrp() == os.getpid():  # what was started to measure the network ends as well
+        os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 
@@ -87,7 +94,9 @@ def _run(job: Mapping[str, Any]) -> dict[str, Any]:
     if job.get("max_latency_ms") is not None:
         from keras_cnns.tune import latency
 
-        found = latency.measure(recipe, len(source.labels), job["format"])
+        # A killed trial leaves its files there, and a search deletes the folder in the end.
+        scratch = Path(job["folder"]) / "weights"
+        found = latency.measure(recipe, len(source.labels), job["format"], scratch)
         measured = {"latency_ms": found}
         if found > job["max_latency_ms"]:
             return {**measured, "refused": f"{found:.3g} ms"}

@@ -4,14 +4,16 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from random import Random
-from subprocess import PIPE
+from subprocess import DEVNULL, PIPE
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ import pytest
 from keras_cnns import data, recipe as recipes, runs, train
 from keras_cnns.errors import UsageError
 from keras_cnns.training import machine
-from keras_cnns.tune import arrays, kerastuner, trial
+from keras_cnns.tune import arrays, kerastuner, latency, trial
 from keras_cnns.tune.book import name_of
 from keras_cnns.tune.sampler import random_points
 from keras_cnns.tune.steps import Step, Wait
@@ -174,6 +176,48 @@ def test_a_process_answers_one_job_and_nothing_else(recipe, folder, monkeypatch)
     with Trainer() as trainer:
         outcome = trainer.run(job(replace(recipe, train=replace(recipe.train, epochs=1)), folder))
     assert 0 < outcome["score"] <= 1
+
+
+def test_several_trials_fit_on_a_gpu():
+    """TensorFlow and JAX else take all of its memory, unless the user has said how much."""
+    code = "import os\nfrom keras_cnns.tune import trial\n"
+    code += "trial.start_keras = lambda: os.write(2, os.environb[b'TF_FORCE_GPU_ALLOW_GROWTH'])\n"
+    for given, found in (({}, b"true"), ({"TF_FORCE_GPU_ALLOW_GROWTH": "false"}, b"false")):
+        environment = {key: value for key, value in os.environ.items() if key[:8] != "TF_FORCE"}
+        done = subprocess.run(
+            [sys.executable, "-c", code + "trial.main()"],
+            env={**environment, **given}, stdin=DEVNULL, capture_output=True,
+        )  # fmt: skip
+        assert done.stderr.startswith(found)
+
+
+def test_what_a_trial_has_started_ends_with_the_search():
+    code = "import subprocess\nfrom keras_cnns.tune import trial\n"
+    code += "subprocess.Popen(['sleep', '60'], stdin=subprocess.DEVNULL)\n"
+    command = [sys.executable, "-c", code + "trial._end_with_the_search()"]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, start_new_session=True) as process:
+        try:
+            # Its output is at its end once no process has it any more.
+            assert process.communicate(timeout=20)[0] == b""
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_what_is_measured_lies_where_a_search_clears_up(recipe, tmp_path, monkeypatch):
+    commands = []
+
+    def command(*words):
+        commands.append(words)
+        assert words[0] == "benchmark" or words[1].is_file()
+        return '[{"latency_ms_1": 99.0}]'
+
+    monkeypatch.setattr(latency, "_command", command)
+    said = trial.outcome(job(recipe, tmp_path, max_latency_ms=1.0, format="tflite"))
+    assert said["refused"] == "99 ms"
+    (export, file, *_), _ = commands
+    assert (export, file.parent.parent) == ("export", tmp_path / "weights")
+    assert not list((tmp_path / "weights").iterdir())
 
 
 @pytest.mark.parametrize("name", kerastuner.NAMES)
