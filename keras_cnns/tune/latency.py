@@ -16,20 +16,18 @@ from keras_cnns.recipe import Recipe
 FORMATS = ("tflite", "onnx")
 
 
-def measure(recipe: Recipe, classes: int, form: str, folder: Path) -> float:
+def measure(recipe: Recipe, classes: int, form: str) -> float:
     """Return the milliseconds for one image, on one thread, of an untrained network's file.
 
     Args:
         recipe: a resolved one.
         classes: of the data.
         form: one of `FORMATS`.
-        folder: for files that are deleted in the end.
 
     Raises:
         RuntimeError: where it cannot be exported; says what the export said.
     """
-    folder.mkdir(exist_ok=True)
-    with TemporaryDirectory(dir=folder) as scratch:
+    with TemporaryDirectory() as scratch:
         file, out = Path(scratch) / "model.keras", Path(scratch) / "files"
         train.build(recipe, classes).save(file)
         _command("export", file, "--out", out, "--formats", form)

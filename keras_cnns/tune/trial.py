@@ -9,9 +9,11 @@ import math
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,16 +89,34 @@ def _run(job: Mapping[str, Any]) -> dict[str, Any]:
     from keras_cnns import recipe as recipes
     from keras_cnns.tune import arrays
 
-    recipe = recipes.loads(job["recipe"])
-    source = arrays.source_of(recipe, Path(job["folder"]) / "data")
-    recipe = replace(recipe, seed=job["seed"])
+    recipe, folder = recipes.loads(job["recipe"]), Path(job["folder"])
+    with _temporary_files_in(folder / "weights"):
+        source = arrays.source_of(recipe, folder / "data")
+        return _measured(replace(recipe, seed=job["seed"]), source, job)
+
+
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Have all of them there, whoever makes them: a search deletes its weights in the end.
+
+    TensorFlow's are left by its quick way out, and those of what measures by a kill.
+    """
+    before = tempfile.gettempdir()
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as scratch:
+        os.environ["TMPDIR"] = tempfile.tempdir = scratch
+        try:
+            yield
+        finally:
+            os.environ["TMPDIR"] = tempfile.tempdir = before
+
+
+def _measured(recipe: Any, source: Any, job: Mapping[str, Any]) -> dict[str, Any]:
     measured = {}
     if job.get("max_latency_ms") is not None:
         from keras_cnns.tune import latency
 
-        # A killed trial leaves its files there, and a search deletes the folder in the end.
-        scratch = Path(job["folder"]) / "weights"
-        found = latency.measure(recipe, len(source.labels), job["format"], scratch)
+        found = latency.measure(recipe, len(source.labels), job["format"])
         measured = {"latency_ms": found}
         if found > job["max_latency_ms"]:
             return {**measured, "refused": f"{found:.3g} ms"}
