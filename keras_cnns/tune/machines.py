@@ -130,6 +130,7 @@ def serve(
 
     hello = ask("hello", about=about)
     _claim(folder, str(hello["search"]))
+    print(f"training for the chief at {place}, as {worker}", file=sys.stderr, flush=True)
     lease = float(hello["lease"])
     done = 0
     while not (given := ask("take"))["done"]:

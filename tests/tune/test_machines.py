@@ -202,7 +202,7 @@ def test_a_folder_with_another_searchs_images_is_refused(there, chief, tmp_path)
         machines.serve(driver.recipe(), chief[0], tmp_path / "other", driver.ABOUT, 5, trainer)
 
 
-def test_workers_of_one_hosts_name_are_not_the_same(chief, tmp_path, monkeypatch):
+def test_workers_of_one_hosts_name_are_not_the_same(chief, tmp_path, monkeypatch, capsys):
     names = []
 
     def ask(place, word, topic, message):
@@ -213,6 +213,8 @@ def test_workers_of_one_hosts_name_are_not_the_same(chief, tmp_path, monkeypatch
     for _ in range(2):  # of one process too
         machines.serve(driver.recipe(), chief[0], tmp_path / "w", {}, 5, Trainer(driver.STUB))
     assert len(set(names)) == 2
+    told = [f"training for the chief at {chief[0]}, as {name}" for name in dict.fromkeys(names)]
+    assert [line for line in capsys.readouterr().err.splitlines() if line[:8] == "training"] == told
 
 
 def test_a_worker_without_the_secret_is_refused(chief, tmp_path, monkeypatch):
