@@ -180,7 +180,7 @@ def test_a_chief_on_a_full_disk_ends_with_that_reason(topic, tmp_path, monkeypat
 
     message = {"worker": "w", "id": "0000", "outcome": {"score": 0.5}}
     with ThreadPoolExecutor(1) as pool:
-        chief = pool.submit(machines.direct, search, place, tmp_path, driver.ABOUT, 5)
+        chief = pool.submit(machines.direct, search, place, tmp_path, driver.ABOUT, 30)
         wait_for(lambda: listens(place))
         wire.ask(place, "a word", "take", message)
         monkeypatch.setattr(search, topic, full)

@@ -194,12 +194,12 @@ def test_several_trials_fit_on_a_gpu():
 
 def test_what_a_trial_has_started_ends_with_the_search():
     code = "import subprocess\nfrom keras_cnns.tune import trial\n"
-    code += "subprocess.Popen(['sleep', '60'], stdin=subprocess.DEVNULL)\n"
+    code += "subprocess.Popen(['sleep', '600'], stdin=subprocess.DEVNULL)\n"
     command = [sys.executable, "-c", code + "trial._end_with_the_search()"]
     with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, start_new_session=True) as process:
         try:
             # Its output is at its end once no process has it any more.
-            assert process.communicate(timeout=20)[0] == b""
+            assert process.communicate(timeout=120)[0] == b""
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
