@@ -300,7 +300,7 @@ def test_a_search_goes_on_only_with_the_images_that_it_began_with(tuned, picture
     assert tuned() == begun
     shutil.copy(pictures / "a" / "0.png", pictures / "a" / "one more.png")
     with pytest.raises(UsageError, match="pictures has changed: .* choose another --out"):
-        tuned(repeat=1)
+        tuned(repeat=2)
 
 
 def test_a_search_that_did_not_note_its_images_does_not_go_on(tuned, tmp_path):
@@ -327,13 +327,13 @@ def test_a_limit_that_no_other_keeps_ends_the_trials_and_not_the_search(
 ):
     fates = {f"{i:04d}": "slow" for i in range(99) if i not in (0, 3)}
     monkeypatch.setenv("STUB", json.dumps(fates))
-    found = tuned(trials=9, max_latency_ms=10.0, repeat=1)
+    found = tuned(trials=9, max_latency_ms=10.0, repeat=2)
     assert "the fastest took 12.3; no more are tried" in capsys.readouterr().err
     assert [trial["id"] for trial in found["trials"]] == ["0000", "0003"]
     assert len(found["refused"]) == 2 + TOO_SLOW
     assert [row["id"] for row in found["repeats"]["networks"]] == ["paper", "0003"]
     assert (tmp_path / "out" / "report.html").is_file()
-    assert tuned(trials=9, max_latency_ms=10.0, repeat=1) == found
+    assert tuned(trials=9, max_latency_ms=10.0, repeat=2) == found
 
 
 def test_weights_of_unfinished_trainings_are_not_left(tuned, tmp_path):
