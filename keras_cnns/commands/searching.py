@@ -98,9 +98,14 @@ def _environment() -> tuple[str | None, str | None, str | None]:
     "--chief",
     metavar="HOST:PORT",
     help="Hand out the trials to workers, and decide for them what the recipe leaves to the "
-    "machine [train them here]. KERASTUNER_TUNER_ID and its like say it as well.",
+    "machine [train them here].",
 )
-@click.option("--worker", metavar="HOST:PORT", help="Train what the chief there hands out.")
+@click.option(
+    "--worker",
+    metavar="HOST:PORT",
+    help="Train what the chief there hands out. KERASTUNER_TUNER_ID (chief, or a name for each "
+    "worker), KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT stand for --chief and --worker.",
+)
 @click.option(
     "--patience",
     default=600.0,
@@ -134,6 +139,9 @@ def tune(
     name = None
     if not (chief or worker):
         chief, worker, name = _environment()
+        if chief or worker:
+            role = f"the chief at {chief}" if chief else f"a worker of {worker}"
+            click.echo(f"KERASTUNER_TUNER_ID is set: this is {role}", err=True)
     if (chief or worker) and options["jobs"] != 1:
         raise UsageError("received --jobs beside --chief or --worker; start more workers instead")
     recipe = recipe_of(network, data, data_dir, settings)

@@ -25,7 +25,7 @@ from keras_cnns.tune.engine import Plan, Search
 from keras_cnns.tune.latency import FORMATS as LATENCY_OF
 from keras_cnns.tune.oracles import ORACLES
 from keras_cnns.tune.trainer import Trainer
-from keras_cnns.tune.wire import address
+from keras_cnns.tune.wire import address, given_secret
 
 __all__ = ["LATENCY_OF", "ORACLE_NAMES", "SPACES", "tune", "work"]
 
@@ -128,6 +128,8 @@ def tune(
             f"give at least {least}, or fewer train.epochs"
         )
     out, place = Path(out), address(chief) if chief else None
+    if place:
+        given_secret()
     if place and jobs != 1:
         raise UsageError(f"received {jobs} jobs for a chief, which trains nothing; start workers")
     here.shares(jobs)
@@ -197,6 +199,8 @@ def tune(
     if found["best"] is None:
         reasons = {row["why"] for row in found["trials"]} or {"the space is exhausted"}
         raise UsageError(f"no trial of {out} was trained to its end: {'; '.join(sorted(reasons))}")
+    if (short := answer.shortened(found, epochs)) is not None:
+        print(f"none was trained for all {epochs} epochs; the best is of {short}", file=sys.stderr)
     pictures.write(out / "report.html", recipe, found)
     return found
 
@@ -225,6 +229,7 @@ def work(
         UsageError: where it cannot be reached, or is of another search.
     """
     out, place = Path(out), address(chief)
+    given_secret()
     recipe, source = _resolved(recipe)
     runs.prepare_folder(out)
     about = _about(recipe, source)
@@ -250,9 +255,7 @@ def _start(recipe: Recipe) -> str:
     """Return what to call the network that the search starts from."""
     name, width = recipe.model.name, recipe.model.width
     given, papers = zoo.spec_of(name, recipe.model.spec), zoo.spec_of(name)
-    if specs.filters(given) != specs.filters(papers) or spaces.depths(given) != spaces.depths(
-        papers
-    ):
+    if any(of(given) != of(papers) for of in (specs.filters, spaces.depths)):
         return "the network as given"
     return "the paper's split" + (f", at {width:g} of its width" if width != 1 else "")
 

@@ -37,6 +37,13 @@ def ranked(trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return sorted(full, key=lambda trial: (-trial["score"], trial["macs"]))
 
 
+def shortened(found: Mapping[str, Any], epochs: int) -> int | None:
+    """Return after how many epochs the best trial ended, where these are not all."""
+    (best,) = (trial for trial in found["trials"] if trial["id"] == found["best"])
+    trained = best.get("epochs") or epochs
+    return trained if trained < epochs else None
+
+
 def finalists(
     trials: Sequence[Mapping[str, Any]], market: Market, count: int
 ) -> list[Mapping[str, Any]]:

@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 
 from keras_cnns import report
 from keras_cnns.recipe import Recipe
-from keras_cnns.tune.answer import ranked
+from keras_cnns.tune.answer import ranked, shortened
 
 Found = Mapping[str, Any]
 
@@ -21,8 +21,10 @@ CELL = 34  # pixels of a row of the map
 def write(place: Path, recipe: Recipe, found: Found) -> None:
     """Write report.html of a search."""
     (best,) = (row for row in found["trials"] if row["id"] == found["best"])
+    short = shortened(found, recipe.train.epochs)
+    after = "" if short is None else f", after {short} of {recipe.train.epochs} epochs"
     facts = {
-        "best validation accuracy": f"{best['score']:.2%}",
+        "best validation accuracy": f"{best['score']:.2%}{after}",
         "network": recipe.model.name,
         "data": Path(recipe.data.name).name,
         "trials": str(len(found["trials"])),

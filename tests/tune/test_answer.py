@@ -198,6 +198,16 @@ def test_the_page_does_not_compare_trainings_of_other_lengths_unsaid(shop, tmp_p
     assert re.search(r"best validation accuracy\W.{0,80}60.00%", page, re.I | re.S)
 
 
+def test_a_best_that_was_not_trained_to_the_end_is_called_so(shop, tmp_path):
+    trials = [{**trial, "epochs": 10} for trial in records(shop, 3, lambda *_: 0.6)]
+    found = answer.summary(trials, shop)
+    found |= {"importance": None, "start": "the paper's split", "repeats": None}
+    assert answer.shortened(found, 30) == 10
+    assert answer.shortened(found, 10) is None
+    pictures.write(tmp_path / "report.html", driver.recipe("inception_v1"), found)
+    assert "60.00%, after 10 of 30 epochs" in (tmp_path / "report.html").read_text()
+
+
 def test_a_search_of_one_trial_has_a_page(shop, tmp_path):
     found = answer.summary(records(shop, 1, lambda *_: 0.5), shop)
     found |= {"importance": None, "start": "the paper's split", "repeats": None}

@@ -390,6 +390,7 @@ def test_kerastuners_variables_are_heeded(tmp_path, monkeypatch):
         result = CliRunner().invoke(main, words)
         assert result.exit_code == 2
         assert "8.8.8.8 is neither a loopback nor a private address" in result.stderr
+        assert "KERASTUNER_TUNER_ID is set: this is " in result.stderr
     result = CliRunner().invoke(main, [*words, "--chief", "a:1", "--worker", "a:1"])
     assert "--chief and --worker" in result.stderr
 
