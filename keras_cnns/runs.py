@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 KEPT_AS_ASKED = ("checkpoint_epochs", "checkpoint_steps", "on_nan")
 """Keys of train that do not decide what a training comes to."""
+GRACE = 2.0
+"""Seconds in which a folder is let go of by what a process started just before it was killed."""
 
 
 class Run(NamedTuple):
@@ -253,14 +256,19 @@ def alone(path: Path) -> Iterator[None]:
     Raises:
         UsageError: where another process holds it.
     """
+    deadline = time.monotonic() + GRACE
     with ExitStack() as stack:
-        try:
-            stack.enter_context(held(path, wait=False))
-        except BlockingIOError:
-            raise UsageError(
-                f"{path} is being trained by another process; wait for its end, or choose another "
-                "--out"
-            ) from None
+        while True:
+            try:
+                stack.enter_context(held(path, wait=False))
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise UsageError(
+                        f"{path} is being trained by another process; wait for its end, or choose "
+                        "another --out"
+                    ) from None
+            time.sleep(GRACE / 40)
         for left in path.glob(".[0-9]*.*"):  # by a process that was killed as it wrote
             left.unlink()
         yield

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -111,6 +112,19 @@ def test_a_folder_is_held_by_one_process(tmp_path):
             pass
     with pytest.raises(BlockingIOError), runs.alone(tmp_path):
         raise BlockingIOError  # not the folder's
+
+
+def test_what_was_started_before_a_kill_lets_go_of_the_folder_in_time(tmp_path):
+    """Until it is a program of its own, a child holds what its parent held."""
+    fcntl = pytest.importorskip("fcntl", reason="holding a folder is POSIX's")
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with subprocess.Popen(["sleep", "0.5"], pass_fds=[handle]) as child:
+        os.close(handle)
+        with pytest.raises(BlockingIOError), runs.held(tmp_path, wait=False):
+            pass
+        with runs.alone(tmp_path):
+            assert child.wait(1) == 0
 
 
 def test_two_results_at_once_are_both_kept(tmp_path, monkeypatch):
