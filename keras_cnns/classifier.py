@@ -43,7 +43,11 @@ def network(run: Run, views: Views, **options: Any) -> Predictor:
     from keras_cnns.convolutional import fully_convolutional
     from keras_cnns.fusion.predictor import predictor
 
-    return predictor(fully_convolutional(model) if views.dense else model, **options)
+    if not views.dense:
+        return predictor(model, **options)
+    if options.get("images") is None:  # noise of a size that the network surely takes
+        options["images"] = np.random.default_rng(0).uniform(0, 255, (4, *run.image_shape))
+    return predictor(fully_convolutional(model), **options)
 
 
 def examples(

@@ -32,7 +32,8 @@ def fully_convolutional(model: keras.Model) -> keras.Model:
         model: from images (height, width, channels) to probabilities, as a run's is.
 
     Raises:
-        UsageError: where a layer takes images of one size only, as an MLP-Mixer's do.
+        UsageError: where a layer takes images of one size only, as an MLP-Mixer's do, and where a
+            model already takes any, or its strides are not known (see `keras_cnns.graph.read`).
 
     >>> import keras_cnns
     >>> model = fully_convolutional(keras_cnns.build("lenet5"))
@@ -44,9 +45,7 @@ def fully_convolutional(model: keras.Model) -> keras.Model:
     (entry,), (exit_,) = graph.inputs, graph.outputs
     height, width, channels = graph.shapes[entry][1:]
     image = keras.Input((None, None, channels), dtype=model.inputs[0].dtype)
-    maps = (row for row in graphs.read(model).rows if not row.kind.startswith("Global"))
-    strides = [row.stride for row in maps if row.stride and len(row.shape) == 3]
-    whole = WholeStrides((height, width), tuple(map(max, zip((1, 1), *strides, strict=True))))
+    whole = WholeStrides((height, width), _strides(model), dtype="float32")
     known: dict[int, Any] = {entry: whole(image)}
     flat: dict[int, tuple[int, ...]] = {}
     for step in graph.steps:
@@ -61,6 +60,14 @@ def fully_convolutional(model: keras.Model) -> keras.Model:
             ) from None
         known.update(zip(step.outputs, keras.tree.flatten(made), strict=True))
     return keras.Model(image, known[exit_], name=model.name)
+
+
+def _strides(model: keras.Model) -> tuple[int, int]:
+    """Return the largest strides of a model's maps, in pixels of height and width."""
+    maps = (row for row in graphs.read(model).rows if not row.kind.startswith("Global"))
+    strides = [row.stride for row in maps if row.stride and len(row.shape) == 3]
+    height, width = map(max, zip((1, 1), *strides, strict=True))
+    return height, width
 
 
 def _call(

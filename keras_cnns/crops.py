@@ -85,8 +85,9 @@ def views(crops: str = "1", scales: Sequence[int] | None = None, *, flip: bool =
     - "144": at each of four scales the left, central and right square of the image (top, central
       and bottom of an upright one); of each its corners, its centre and all of it, made smaller;
       and their mirror images. Other scales give 36 each.
-    - "dense": the whole image, by a network made convolutional (see
-      `keras_cnns.convolutional.fully_convolutional`). The paper's test is the one with `flip`.
+    - "dense": the whole image but what is over whole strides of the network, which is made
+      convolutional (see `keras_cnns.convolutional.fully_convolutional`). The paper's test is the
+      one with `flip`.
 
     Raises:
         UsageError: for unknown crops, a scale below 224 or given twice, and `flip` for crops that

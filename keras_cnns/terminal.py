@@ -94,7 +94,7 @@ class Amount(click.ParamType):
 
     def convert(self, value: Any, param: Any, context: Any) -> int:
         """Return the number that a text such as "60M" stands for."""
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([kMG]?)", str(value))
+        found = re.fullmatch(r"(\d{1,18}(?:\.\d+)?)([kMG]?)", str(value))
         scale = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}
         amount = round(float(found[1]) * scale[found[2]]) if found else 0
         if not amount:

@@ -1,10 +1,13 @@
 """A network made convolutional is the network, on an image of its size and at each place."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
 
 import keras_cnns
+from keras_cnns import classifier, crops
 from keras_cnns.convolutional import fully_convolutional
 from keras_cnns.errors import UsageError
 
@@ -76,6 +79,20 @@ def test_a_predictor_takes_it_at_any_size(lenet):
     for shape in ((3, 32, 32, 1), (1, 64, 45, 1)):
         images = pixels(*shape)
         np.testing.assert_allclose(fast(images), dense(images, training=False), atol=1e-5)
+
+
+def test_what_predicts_with_it_is_tried_on_images_of_the_network_s_size():
+    model = keras_cnns.build(
+        "alexnet_owt", input_shape=(96, 96, 3), num_classes=7, spec=NARROW["alexnet_owt"]
+    )
+    run = SimpleNamespace(image_shape=(96, 96, 3), model=lambda: model)
+    fast = classifier.network(run, crops.views("dense"), precision="float32")
+    assert fast(pixels(1, 96, 128, 3)).shape == (1, 7)
+
+
+def test_of_a_model_that_takes_any_size_there_is_none_to_make(lenet):
+    with pytest.raises(UsageError, match="images of one size"):
+        fully_convolutional(fully_convolutional(lenet))
 
 
 def test_the_model_itself_stays_as_it_is(lenet):

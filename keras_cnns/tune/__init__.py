@@ -160,49 +160,54 @@ def tune(
         "max_latency_ms": max_latency_ms,
         "latency_of": latency_of,
     }
-    settled = _open_folder(out, recipe, source, settings, elsewhere=place is not None)
-    plan = Plan(
-        settled,
-        market,
-        anchor,
-        oracle,
-        trials,
-        repeat,
-        finalists,
-        "test" if source.sizes["test"] else "validation",
-        max_latency_ms,
-        latency_of,
-    )
-    with runs.full_disk(out), runs.alone(out):
-        book = Book(out / "trials")
-
-        def write() -> dict[str, Any]:
-            found = _found(plan, book) | {"start": start}
-            found["left_out"] = left_out or _too_slow(market, found["refused"])
-            runs.write_text(out / "trials.json", json.dumps(found, indent=1) + "\n")
-            answer.write_recipes(out, settled, found)
-            return found
-
-        search = Search(plan, book, changed=write, away=place is not None)
-        if place:
-            machines.direct(search, place, out, _about(recipe, source), patience)
-        else:
-            here.train(search, settled, out, jobs)
-        shutil.rmtree(out / "weights", ignore_errors=True)  # of what might have been trained on
-        found = {**write(), "importance": answer.importance(book.trials())}
-        runs.write_text(out / "trials.json", json.dumps(found, indent=1) + "\n")
-    if len(found["trials"]) < trials:
-        print(
-            f"no other network was found: {len(found['trials'])} of {trials} trials",
-            file=sys.stderr,
+    with runs.full_disk(out):
+        settled = _open_folder(out, recipe, source, settings, elsewhere=place is not None)
+        plan = Plan(
+            settled,
+            market,
+            anchor,
+            oracle,
+            trials,
+            repeat,
+            finalists,
+            "test" if source.sizes["test"] else "validation",
+            max_latency_ms,
+            latency_of,
         )
-    if found["best"] is None:
-        reasons = {row["why"] for row in found["trials"]} or {"the space is exhausted"}
-        raise UsageError(f"no trial of {out} was trained to its end: {'; '.join(sorted(reasons))}")
-    if (short := answer.shortened(found, epochs)) is not None:
-        print(f"none was trained for all {epochs} epochs; the best is of {short}", file=sys.stderr)
-    pictures.write(out / "report.html", recipe, found)
-    return found
+        with runs.alone(out):
+            book = Book(out / "trials")
+
+            def write() -> dict[str, Any]:
+                found = _found(plan, book) | {"start": start}
+                found["left_out"] = left_out or _too_slow(market, found["refused"])
+                runs.write_text(out / "trials.json", json.dumps(found, indent=1) + "\n")
+                answer.write_recipes(out, settled, found)
+                return found
+
+            search = Search(plan, book, changed=write, away=place is not None)
+            if place:
+                machines.direct(search, place, out, _about(recipe, source), patience)
+            else:
+                here.train(search, settled, out, jobs)
+            shutil.rmtree(out / "weights", ignore_errors=True)  # of what might have been trained on
+            found = {**write(), "importance": answer.importance(book.trials())}
+            runs.write_text(out / "trials.json", json.dumps(found, indent=1) + "\n")
+        if len(found["trials"]) < trials:
+            print(
+                f"no other network was found: {len(found['trials'])} of {trials} trials",
+                file=sys.stderr,
+            )
+        if found["best"] is None:
+            reasons = {row["why"] for row in found["trials"]} or {"the space is exhausted"}
+            raise UsageError(
+                f"no trial of {out} was trained to its end: {'; '.join(sorted(reasons))}"
+            )
+        if (short := answer.shortened(found, epochs)) is not None:
+            print(
+                f"none was trained for all {epochs} epochs; the best is of {short}", file=sys.stderr
+            )
+        pictures.write(out / "report.html", recipe, found)
+        return found
 
 
 def work(
@@ -231,9 +236,9 @@ def work(
     out, place = Path(out), address(chief)
     given_secret()
     recipe, source = _resolved(recipe)
-    runs.prepare_folder(out)
     about = _about(recipe, source)
     with runs.full_disk(out), Trainer() as trainer:
+        runs.prepare_folder(out)
         done = machines.serve(recipe, place, out, about, patience, trainer, name)
     shutil.rmtree(out / "weights", ignore_errors=True)
     return done

@@ -143,6 +143,8 @@ class Search:
             self.book.write({**record, **kept, "status": status, "why": why})
             said = f"{score:.2%}" if status == "completed" else f"{status}: {why}"
             print(f"    {name}: {said}, {kept['seconds'] or 0:.0f} s", file=sys.stderr)
+            if status == "refused" and finished(self.book.trials()) and self._all_too_slow():
+                print(f"{self._all_too_slow()}; no more are tried", file=sys.stderr)
             self.changed()
 
     def more(self, name: str) -> bool:
@@ -165,8 +167,22 @@ class Search:
         return any("of" not in record for record in running)
 
     def _wanted(self) -> int:
-        counted = [trial for trial in self.book.trials() if trial["status"] != "refused"]
-        return 0 if self.exhausted else max(0, self.plan.trials - len(counted))
+        trials = self.book.trials()
+        if self.exhausted or (finished(trials) and self._all_too_slow()):
+            return 0
+        counted = [trial for trial in trials if trial["status"] != "refused"]
+        return max(0, self.plan.trials - len(counted))
+
+    def _all_too_slow(self) -> str | None:
+        """Say that the last networks in a row were too slow, where there were so many."""
+        last = self.book.trials()[-TOO_SLOW:]
+        if len(last) < TOO_SLOW or any(trial["status"] != "refused" for trial in last):
+            return None
+        return (
+            f"none of {TOO_SLOW} networks in a row was fast enough for --max-latency-ms "
+            f"{self.plan.max_latency_ms:g}: the fastest took "
+            f"{min(trial['latency_ms'] for trial in last):.3g}"
+        )
 
     def _drop_lapsed(self) -> None:
         now = time.monotonic()
@@ -185,20 +201,10 @@ class Search:
     def _next(self) -> Record | Wait | None:
         """Make a record of the next trial, as the oracle has it; None where there is none."""
         trials, market = self.book.trials(), self.plan.market
-        if len(trials) >= TOO_SLOW and all(t["status"] == "refused" for t in trials[-TOO_SLOW:]):
-            done = finished(trials)
-            if not done and self._at_work(self._running()):
+        if slow := self._all_too_slow():
+            if self._at_work(self._running()):
                 return Wait()
-            least = min(trial["latency_ms"] for trial in trials[-TOO_SLOW:])
-            said = (
-                f"none of {TOO_SLOW} networks in a row was fast enough for --max-latency-ms "
-                f"{self.plan.max_latency_ms:g}: the fastest took {least:.3g}"
-            )
-            if not done:
-                raise UsageError(f"{said}; give more, or a lower --max-macs")
-            print(f"{said}; no more are tried", file=sys.stderr)
-            self.exhausted = True
-            return None
+            raise UsageError(f"{slow}; give more, or a lower --max-macs")
         number = int(trials[-1]["id"]) + 1 if trials else 0  # records may have been removed
         draw = Random(f"{self.plan.recipe.seed} {number}")
         for trial in trials[len(self._seen) :]:

@@ -112,6 +112,8 @@ def next_step(
         return found.values if found else None
 
     oracle._random_values = settled
+    if name == "hyperband":
+        oracle._remove_completed_brackets = partial(_forget_completed, oracle)
     answer = oracle.populate_space(name_of(number))
     if answer["status"] == "IDLE":
         return Wait()
@@ -231,6 +233,20 @@ def _vacate(rounds: Sequence[list[dict[str, Any]]], lost: set[str]) -> None:
     for places in reversed(rounds):
         gone |= {place["past_id"] for place in places if place["id"] in gone}
         places[:] = [place for place in places if place["id"] not in gone]
+
+
+def _forget_completed(oracle: Any) -> None:
+    """Forget the brackets of Hyperband's whose last round is completed.
+
+    It forgets them as the last trial begins, which then has no place that another could take.
+    """
+
+    def at_work(bracket: Mapping[str, Any]) -> bool:
+        *_, last = bracket["rounds"]
+        full = len(last) == oracle._get_size(bracket["bracket_num"], len(bracket["rounds"]) - 1)
+        return not full or any(oracle.trials[t["id"]].status != "COMPLETED" for t in last)
+
+    oracle._brackets = list(filter(at_work, oracle._brackets))
 
 
 def _owed(oracle: Any, name: str) -> int:

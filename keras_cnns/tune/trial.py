@@ -103,7 +103,8 @@ def _temporary_files_in(folder: Path) -> Iterator[None]:
     """
     before = tempfile.gettempdir()
     folder.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as scratch:
+    # Absolute, for those who work in another folder.
+    with tempfile.TemporaryDirectory(dir=folder.resolve(), ignore_cleanup_errors=True) as scratch:
         os.environ["TMPDIR"] = tempfile.tempdir = scratch
         try:
             yield

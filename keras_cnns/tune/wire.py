@@ -27,12 +27,13 @@ LARGEST = 2**24  # bytes of a message
 SECONDS = 20.0  # for an answer
 MANY = 64  # questions at a time; a proposal may make others wait
 SERVICE = "keras_cnns.Search"
-# Loopback, RFC 1918 and 4193, of one link, and RFC 6598, of tunnels such as Tailscale's.
+# Loopback, RFC 1918 and 4193, of one link, and RFC 6598, of tunnels such as Tailscale's. Not IPv6's
+# of one link, which mean nothing without the name of a network card.
 PRIVATE = tuple(
     ipaddress.ip_network(text)
     for text in (
         *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"),
-        *("::1/128", "fc00::/7", "fe80::/10", "100.64.0.0/10"),
+        *("::1/128", "fc00::/7", "100.64.0.0/10"),
     )
 )
 TOPICS = ("hello", "take", "beat", "finish")

@@ -506,6 +506,22 @@ def test_others_are_promoted_in_place_of_those_that_fail(broken, workers, tmp_pa
     assert "completed" in {trial["status"] for trial in twice}
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_another_is_trained_to_its_end_where_the_first_of_them_fails(workers, tmp_path):
+    ends = []
+
+    def came_of(order):
+        ends.extend([order["id"]] * (order["epochs"] == 9))
+        if [order["id"]] == ends:
+            return {"why": "broke"}
+        return {"score": Random(order["id"]).random()}
+
+    trials = together(hyperband(tmp_path, 20), workers, came_of)
+    check_promotions(trials)
+    twice = [trial for trial in trials if trial["after"] and trials[int(trial["after"])]["after"]]
+    assert [trial["status"] for trial in twice] == ["failed", "completed"]
+
+
 def test_repeats_have_fresh_seeds_and_end_on_the_test_split(tmp_path, monkeypatch):
     monkeypatch.setenv("STUB", json.dumps({"log": str(tmp_path / "log")}))
     plan = driver.plan(4, repeat=3, finalists=2)

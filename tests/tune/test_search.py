@@ -56,18 +56,20 @@ def test_the_answer_is_trained_and_exported(recipe, tmp_path, digits_dir):
         assert (tmp_path / name / "model.tflite").is_file()
 
 
-def test_a_full_disk_is_a_line_and_the_search_goes_on_from_there(recipe, tmp_path, monkeypatch):
-    whole, full = runs.write_text, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+@pytest.mark.parametrize("name", ["search.json", "trials.json", "report.html"])
+def test_a_full_disk_is_a_line_and_the_search_goes_on(name, recipe, tmp_path, monkeypatch):
+    whole = Path.write_text
 
-    def write(place, text):
-        if place.name == "trials.json" and (place.parent / "trials" / "0001.json").is_file():
-            raise full
-        whole(place, text)
+    def write(place, *words, **options):
+        late = (tmp_path / "out" / "trials" / "0001.json").is_file()
+        if place.name.endswith(name) and (late or name == "search.json"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return whole(place, *words, **options)
 
-    monkeypatch.setattr(runs, "write_text", write)
+    monkeypatch.setattr(Path, "write_text", write)
     with pytest.raises(UsageError, match=r"the disk is full; .* goes on from there"):
         search.tune(recipe, tmp_path / "out", trials=3)
-    monkeypatch.setattr(runs, "write_text", whole)
+    monkeypatch.setattr(Path, "write_text", whole)
     found = search.tune(recipe, tmp_path / "out", trials=3)
     assert [trial["id"] for trial in found["trials"]] == ["0000", "0001", "0002"]
 

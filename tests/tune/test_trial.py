@@ -182,9 +182,12 @@ def test_a_process_answers_one_job_and_nothing_else(recipe, folder, monkeypatch)
 def test_several_trials_fit_on_a_gpu():
     """TensorFlow and JAX else take all of its memory, unless the user has said how much."""
     code = "import os\nfrom keras_cnns.tune import trial\n"
-    code += "trial.start_keras = lambda: os.write(2, os.environb[b'TF_FORCE_GPU_ALLOW_GROWTH'])\n"
-    for given, found in (({}, b"true"), ({"TF_FORCE_GPU_ALLOW_GROWTH": "false"}, b"false")):
-        environment = {key: value for key, value in os.environ.items() if key[:8] != "TF_FORCE"}
+    names = ("TF_FORCE_GPU_ALLOW_GROWTH", "XLA_PYTHON_CLIENT_PREALLOCATE")
+    code += f"said = lambda: ' '.join(map(os.environ.get, {names})) + ' '\n"
+    code += "trial.start_keras = lambda: os.write(2, said().encode())\n"
+    chosen = dict(zip(names, ("false", "true"), strict=True))
+    for given, found in (({}, b"true false "), (chosen, b"false true ")):
+        environment = {key: value for key, value in os.environ.items() if key not in names}
         done = subprocess.run(
             [sys.executable, "-c", code + "trial.main()"],
             env={**environment, **given}, stdin=DEVNULL, capture_output=True,
